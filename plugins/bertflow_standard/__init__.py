@@ -1,0 +1,1 @@
+"""The plugins that ship with bertflow, in the same shape as anybody's."""

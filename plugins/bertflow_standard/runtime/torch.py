@@ -1,0 +1,137 @@
+"""`runtime=torch`: PyTorch on one device."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bertflow import hookimpl
+from bertflow.errors import ConfigError
+from bertflow.flow import Flow
+from bertflow.hookspecs import Batch, Row
+
+
+@dataclass
+class Config:
+    """Where and how the model runs."""
+
+    device: str
+    threads: int | None
+    batch_tokens: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that torch would misread."""
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError("wrong value", f"runtime.threads={self.threads}", "give at least 1, or null")
+        if self.batch_tokens < 1:
+            raise ConfigError("wrong value", f"runtime.batch_tokens={self.batch_tokens}", "give at least 1")
+
+
+@hookimpl(wrapper=True)
+def run_task(flow: Flow) -> Generator[None, Any, Any]:
+    """Use the number of threads that was asked for while the task runs."""
+    threads = flow.settings["runtime"].threads
+    if threads is None:
+        return (yield)
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return (yield)
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Draw random weights from the seed, and leave torch's generator as it was."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@hookimpl(wrapper=True)
+def build_model(flow: Flow) -> Generator[None, Any, Any]:
+    """Seed what is drawn while the model is built."""
+    with _seeded(flow.settings["runtime"].seed):
+        return (yield)
+
+
+@hookimpl(wrapper=True)
+def load_weights(flow: Flow) -> Generator[None, Any, Any]:
+    """Seed what is drawn for tensors that the checkpoint lacks."""
+    with _seeded(flow.settings["runtime"].seed):
+        return (yield)
+
+
+@hookimpl
+def place_model(config: Config, model: Any) -> Any:
+    """Move the model to the device."""
+    device = _device(config.device)
+    return model if device == "cpu" else model.to(device)
+
+
+def _device(asked: str) -> str:
+    """Return torch's name of the device; raise ConfigError for one that this machine lacks."""
+    import torch
+
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    kind, _, index = asked.partition(":")
+    if not there.get(kind) or (index and not (index.isdigit() and int(index) < max(1, torch.cuda.device_count()))):
+        usable = ", ".join(name for name, usable in there.items() if usable)
+        raise ConfigError("no such device on this machine", f"runtime.device={asked}", f"choose auto or one of {usable}")
+    return asked
+
+
+@hookimpl
+def make_batches(config: Config, rows: Iterable[Row], pad_token_id: int) -> Iterator[Batch]:
+    """Fill batches in the order of the rows, each up to `batch_tokens` with its padding, and at least one row."""
+    device, batch, longest = _device(config.device), [], 0
+    for row in rows:
+        longest = max(longest, len(row["input_ids"]))
+        if batch and longest * (len(batch) + 1) > config.batch_tokens:
+            yield _pad(batch, pad_token_id, device)
+            batch, longest = [], len(row["input_ids"])
+        batch.append(row)
+    if batch:
+        yield _pad(batch, pad_token_id, device)
+
+
+def _pad(rows: list[Row], pad_token_id: int, device: str) -> Batch:
+    """Return int64 tensors of shape [rows, tokens]; short rows end in padding that the mask leaves out."""
+    import torch
+
+    longest = max(len(row["input_ids"]) for row in rows)
+    batch = {}
+    for name in sorted({name for row in rows for name in row}):
+        fill = pad_token_id if name == "input_ids" else 0
+        values = [list(row.get(name, ())) for row in rows]
+        padded = [row + [fill] * (longest - len(row)) for row in values]
+        batch[name] = torch.tensor(padded, dtype=torch.int64, device=device)
+    return batch
+
+
+@hookimpl(wrapper=True)
+def forward() -> Generator[None, Mapping[str, Any], Mapping[str, Any]]:
+    """Run without gradients and give numpy arrays. numpy has no bfloat16, so that becomes float32."""
+    import torch
+
+    with torch.inference_mode():
+        outputs = yield
+        return {name: _to_numpy(value) for name, value in outputs.items()}
+
+
+def _to_numpy(value: Any) -> Any:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return (value.float() if value.dtype == torch.bfloat16 else value).cpu().numpy()
+    return value

@@ -1,0 +1,88 @@
+"""A result as a table for people or as JSON for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any
+
+from bertflow.hookspecs import Result, WeightsReport
+
+
+class Format(Enum):
+    """How stdout shows a result."""
+
+    table = "table"
+    json = "json"
+
+
+def render(result: Result, style: Format, values: bool) -> str:
+    """Return the result as text; `values` adds the outputs' numbers."""
+    return _json(result, values) if style is Format.json else _table(result, values)
+
+
+def _json(result: Result, values: bool) -> str:
+    document = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    document["weights"] = dataclasses.asdict(result.weights) if result.weights else None
+    document["outputs"] = {name: _output(array, values) for name, array in result.outputs.items()}
+    return json.dumps(document, ensure_ascii=False, default=str) + "\n"
+
+
+def _output(array: Any, values: bool) -> dict[str, Any]:
+    described = {"shape": list(array.shape), "dtype": str(array.dtype)}
+    return {**described, "values": array.tolist()} if values else described
+
+
+def _table(result: Result, values: bool) -> str:
+    from rich.console import Console
+    from rich.table import Table
+
+    text = io.StringIO()
+    console = Console(file=text, width=110, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for name, value in _lines(result):
+        table.add_row(name, value)
+    console.print(table)
+    if values:
+        for name, array in result.outputs.items():
+            console.print(f"\n{name}\n{array}")
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+
+
+def _lines(result: Result) -> Iterator[tuple[str, str]]:
+    yield "task", result.task
+    if result.model:
+        count = result.model["parameters"]
+        size = f", {count:,} parameters" if count is not None else ""
+        dtype = f", {result.model['dtype']}" if result.model["dtype"] else ""
+        yield "model", f"{result.model['architecture']} (model={result.model['option']}){size}{dtype}"
+    if result.weights:
+        yield from _weights(result.weights)
+    for key, value in (result.model or {}).get("config", {}).items():
+        yield f"  {key}", json.dumps(value, default=str)
+    for name, array in result.outputs.items():
+        yield name, f"{list(array.shape)} {array.dtype}"
+    if result.written:
+        yield "written", f"{result.written['path']} ({_size(result.written['bytes'])})"
+    if result.saved:
+        yield "saved", result.saved["path"]
+        for name, size in result.saved["files"].items():
+            yield f"  {name}", _size(size)
+
+
+def _weights(report: WeightsReport) -> Iterator[tuple[str, str]]:
+    yield "weights", report.source
+    counts = f"{report.loaded} tensors loaded, {len(report.random)} random, {len(report.unused)} unused"
+    casts = "".join(f", {number} cast {change}" for change, number in report.cast.items())
+    yield "", counts + casts
+    if report.note:
+        yield "", report.note
+
+
+def _size(count: int) -> str:
+    from rich.filesize import decimal
+
+    return decimal(count)

@@ -1,0 +1,7 @@
+"""`python -m bertflow`."""
+
+import sys
+
+from bertflow.cli import main
+
+sys.exit(main())

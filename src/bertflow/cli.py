@@ -1,0 +1,205 @@
+"""argv -> discover -> Hydra -> run -> exit code.
+
+stdout carries the result and nothing else: while a command runs, whatever prints goes to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bertflow.errors import BertflowError, ConfigError, did_you_mean
+
+EXIT_CLOSED_PIPE = 5
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError("wrong flag", message, "see --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="bertflow", add_help=False, allow_abbrev=False)
+    parser.add_argument("words", nargs="*", metavar="group=option | group.key=value")
+    flag = parser.add_argument
+    flag("-h", "--help", action="store_true", help="show groups, options and the keys of what is selected")
+    flag("--version", action="store_true", help="show bertflow's version")
+    flag("-c", "--cfg", choices=("job", "hydra", "all"), help="print the config instead of running")
+    flag("-p", "--package", help="with --cfg: only this part, such as model")
+    flag("--resolve", action="store_true", help="with --cfg: resolve interpolations")
+    flag("-m", "--multirun", action="store_true", help="run every combination of comma-separated values")
+    flag("--config-dir", "-cd", action="append", default=[], help="a folder of your own options and presets")
+    flag("--config-name", "-cn", default="config", help="the primary config to start from")
+    flag("-i", "--info", nargs="?", const="all", help="Hydra's own report on config, search path and plugins")
+    flag("-sc", "--shell-completion", action="store_true", help="install=bash, install=zsh, install=fish")
+    return parser
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Separate flags, which may stand anywhere, from the words of the config."""
+    parser = _parser()
+    flags, unknown = parser.parse_known_intermixed_args(list(argv))
+    if unknown:
+        known = [option for action in parser._actions for option in action.option_strings]
+        raise ConfigError("no such flag", unknown[0], did_you_mean(unknown[0].partition("=")[0], known))
+    return flags
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run bertflow as a command and return its exit code."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    with contextlib.suppress(ValueError):  # Only the main thread may set a handler.
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        # What a plugin or a library prints must not stand in the result.
+        with contextlib.redirect_stdout(sys.stderr):
+            text, code = command(parse(words))
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader left; stdout is pointed elsewhere, so that the interpreter's last flush stays quiet too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_CLOSED_PIPE
+    except BaseException as error:
+        line, code = outcome(error)
+        if _wants_traceback(words):
+            traceback.print_exc()
+        print(f"error: {line}", file=sys.stderr)
+        return code
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise _Terminated
+
+
+def _wants_traceback(words: Sequence[str]) -> bool:
+    return "debug=true" in words or os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+
+def outcome(error: BaseException) -> tuple[str, int]:
+    """Return the one line and the exit code that an exception ends in."""
+    if isinstance(error, BertflowError):
+        return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted: SIGINT - nothing is half-written; run it again", 130
+    if isinstance(error, _Terminated):
+        return "interrupted: SIGTERM - nothing is half-written; run it again", 143
+    reason = " ".join(f"{type(error).__name__} {error}".split())
+    return f"internal error: {reason} - debug=true shows where; please report it", 1
+
+
+def command(flags: argparse.Namespace) -> tuple[str, int]:
+    """Do what the flags ask for; return the text for stdout and the exit code."""
+    if flags.version:
+        import importlib.metadata
+
+        return f"bertflow {importlib.metadata.version('bertflow')}\n", 0
+    from bertflow import config
+
+    available = config.catalogue(flags.config_dir)
+    if flags.help:
+        from bertflow.help import help_text
+
+        return help_text(flags.words, available, flags.config_name, _parser()), 0
+    if flags.info or flags.shell_completion:
+        with config.hydra_app(available) as hydra, contextlib.redirect_stdout(sys.__stdout__):
+            if flags.info:
+                hydra.show_info(flags.info, flags.config_name, [config.literal(word) for word in flags.words])
+            else:
+                hydra.shell_completion(flags.config_name, flags.words)
+        return "", 0
+    if flags.multirun:
+        return _multirun(flags)
+    if flags.cfg:
+        return _show_config(flags), 0
+    from bertflow.flow import Flow
+
+    flow = Flow(config.compose_run(flags.words, available, flags.config_name))
+    return flow.render(flow.run()), 0
+
+
+def _show_config(flags: argparse.Namespace) -> str:
+    from omegaconf import DictConfig, OmegaConf
+
+    from bertflow import config
+
+    available = config.catalogue(flags.config_dir)
+    shown = config.compose_run(flags.words, available, flags.config_name).config
+    if flags.cfg != "job":
+        hydra = config.compose_hydra(flags.words, available, flags.config_name).hydra
+        shown = OmegaConf.create({**({} if flags.cfg == "hydra" else shown), "hydra": hydra})
+    part: Any = OmegaConf.select(shown, flags.package) if flags.package else shown
+    if part is None:
+        raise ConfigError("no such part of the config", flags.package, did_you_mean(flags.package, map(str, shown)))
+    if not isinstance(part, DictConfig):
+        return f"{part}\n"
+    return OmegaConf.to_yaml(part, resolve=flags.resolve)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one job of a multirun ended. A job never raises: that would end the others."""
+
+    words: tuple[str, ...]
+    text: str = ""
+    error: str = ""
+    code: int = 0
+
+
+def _job(job_config: Any, config_dirs: Sequence[str]) -> Outcome:
+    from hydra.core.hydra_config import HydraConfig
+
+    from bertflow import config
+    from bertflow.flow import Flow
+
+    hydra = HydraConfig.get()
+    words = tuple(hydra.overrides.task)
+    try:
+        available = config.catalogue(config_dirs)
+        flow = Flow(config.validate(job_config, dict(hydra.runtime.choices), words, available))
+        return Outcome(words, text=flow.render(flow.run()))
+    except Exception as error:
+        line, code = outcome(error)
+        if _wants_traceback(words):
+            traceback.print_exc()
+        return Outcome(words, error=line, code=code)
+
+
+def _multirun(flags: argparse.Namespace) -> tuple[str, int]:
+    """Run every job through Hydra's sweeper and launcher; its files go to a folder that is removed afterwards."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from bertflow import config
+
+    available = config.catalogue(flags.config_dir)
+    words = [config.literal(word, multirun=True) for word in flags.words]
+    job = functools.partial(_job, config_dirs=tuple(str(Path(folder).resolve()) for folder in flags.config_dir))
+    job.__module__ = __name__  # type: ignore[attr-defined]  # Hydra asks the task function for its module.
+    with tempfile.TemporaryDirectory(prefix="bertflow-") as folder, config.hydra_app(available) as hydra:
+        places = [f"hydra.sweep.dir={folder}"] if not any(w.startswith("hydra.sweep.dir=") for w in words) else []
+        try:
+            batches = hydra.multirun(flags.config_name, job, [*words, *places, "hydra.mode=MULTIRUN"], False)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise config.explain(error, available, {}) from error
+    outcomes = [returned.return_value for batch in batches for returned in batch]
+    for failed in (o for o in outcomes if o.error):
+        print(f"error: {failed.error} [{' '.join(failed.words)}]", file=sys.stderr)
+    texts = [o.text for o in outcomes if o.text]
+    text = f"[{','.join(texts)}]\n" if texts and all(t.startswith("{") for t in texts) else "\n".join(texts)
+    return text, next((o.code for o in outcomes if o.code), 0)

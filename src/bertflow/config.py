@@ -1,0 +1,261 @@
+"""From words on a command line to a validated config.
+
+Hydra composes, the plugins' typed `Config` classes validate, and every complaint becomes one line with a suggestion.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, EnumNode, OmegaConf, StringNode, open_dict
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from bertflow.errors import ConfigError, did_you_mean
+from bertflow.plugins import GROUPS, Active, Catalogue, activate, discover
+
+PRIMARY = "config"
+"""The config that a run starts from: `conf/config.yaml`, or the user's own with `--config-name`."""
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A composed and validated config, the option chosen in each group, and the activated plugins.
+
+    `config` holds the values as Hydra reads them, `typed` the same values in the types of the plugins' `Config` classes.
+    """
+
+    config: DictConfig
+    typed: DictConfig
+    choices: Mapping[str, str]
+    active: Active
+
+    def settings(self) -> dict[str, Any]:
+        """Return each plugin's part of the config: an instance of its `Config`, or a DictConfig where it has none.
+
+        Raises:
+            ConfigError: a value is missing, or the plugin's own `__post_init__` refuses it.
+        """
+        missing = sorted(OmegaConf.missing_keys(self.typed))
+        if missing:
+            raise ConfigError("a value is missing", missing[0], f"give it: {missing[0]}=...")
+        nodes = {key: OmegaConf.select(self.typed, key) for key in self.active.modules}
+        typed = {key for key, module in self.active.modules.items() if hasattr(module, "Config")}
+        return {key: OmegaConf.to_object(node) if key in typed else node for key, node in nodes.items()}
+
+
+def conf_dir() -> Path:
+    """Return the folder of the core's YAML files: inside the wheel, else at the root of the checkout."""
+    here = Path(__file__).resolve().parent
+    for folder in (here / "conf", here.parents[1] / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise ConfigError("bertflow's conf folder is missing", str(here / "conf"), "reinstall bertflow")
+
+
+def catalogue(config_dirs: Sequence[str | Path] = ()) -> Catalogue:
+    """List what can be selected, the user's own config folders included. Imports no plugin."""
+    folders = [Path(folder).expanduser().resolve() for folder in config_dirs]
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigError("config folder not found", str(folder), "give an existing folder to --config-dir")
+    return discover(conf_dir(), folders)
+
+
+_hydra_lock = threading.RLock()
+
+
+@contextlib.contextmanager
+def hydra_app(available: Catalogue) -> Iterator[Hydra]:
+    """Open Hydra with every conf folder on its search path, and leave its global state as it was found.
+
+    Hydra's public `initialize` takes one folder only; the others could be given as `hydra.searchpath`, but then shell
+    completion does not see them. So the search path is built as Hydra's own `main` builds it.
+    """
+    with _hydra_lock:
+        instance, base = GlobalHydra.instance(), version.VersionBase.instance()
+        saved = instance.hydra, base.version_base
+        version.setbase("1.3")
+        path = create_config_search_path(f"file://{available.core_conf}")
+        for folder, owner in available.conf_dirs[1:]:
+            path.prepend(provider=owner, path=f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
+        try:
+            yield Hydra.create_main_hydra2("bertflow", path)
+        finally:
+            instance.hydra, base.version_base = saved
+
+
+def compose(*overrides: str, config_dir: str | Path | None = None, config_name: str = PRIMARY) -> DictConfig:
+    """Compose the config of a run without running it.
+
+    Args:
+        overrides: words as on the command line, such as `"model=pretrained"`.
+        config_dir: a folder of your own options and presets, searched after the packages'.
+        config_name: the primary config to start from.
+
+    Raises:
+        ConfigError: an unknown option or key, a value of the wrong type, or a word that cannot be read.
+        PluginError: a selected plugin is broken.
+    """
+    return compose_run(overrides, catalogue([config_dir] if config_dir else []), config_name).config
+
+
+def compose_run(words: Sequence[str], available: Catalogue, config_name: str = PRIMARY) -> Composition:
+    """Compose, activate the selected plugins, and merge the config into their types. Raises as `compose` does."""
+    composed = compose_hydra(words, available, config_name)
+    hydra = composed.hydra
+    with open_dict(composed):
+        del composed["hydra"]
+    return validate(composed, dict(hydra.runtime.choices), list(hydra.overrides.task), available)
+
+
+def compose_hydra(words: Sequence[str], available: Catalogue, config_name: str = PRIMARY) -> DictConfig:
+    """Compose with Hydra alone, its own node included. Imports no plugin. Raises ConfigError."""
+    readable = [literal(word) for word in words]
+    with hydra_app(available) as hydra:
+        try:
+            return hydra.compose_config(config_name, readable, RunMode.RUN, from_shell=False)
+        except (HydraException, OmegaConfBaseException) as error:
+            # Without the settings, the options alone compose: they tell which option a wrong key was meant for.
+            options = [word for word in readable if word.partition("=")[0] in GROUPS]
+            choices: Mapping[str, str] = {}
+            with contextlib.suppress(HydraException, OmegaConfBaseException):
+                choices = hydra.compose_config(config_name, options, RunMode.RUN).hydra.runtime.choices
+            raise explain(error, available, choices) from error
+
+
+def validate(
+    composed: DictConfig, choices: Mapping[str, str], words: Sequence[str], available: Catalogue
+) -> Composition:
+    """Activate what the composed config selects, and check every value against the plugins' types."""
+    active = activate(_selection(composed, choices), available)
+    schema = {key: module.Config for key, module in active.modules.items() if hasattr(module, "Config")}
+    types = OmegaConf.create()
+    for key, config_class in schema.items():
+        OmegaConf.update(types, key, OmegaConf.structured(config_class), force_add=True)
+    _keep_text(composed, types, words)
+    values = copy.deepcopy(composed)
+    for key in active.modules:
+        node = OmegaConf.select(values, key)
+        with open_dict(node):
+            del node["plugin"]
+    try:
+        typed = OmegaConf.merge(types, values)
+    except OmegaConfBaseException as error:
+        raise explain(error, available, choices) from error
+    assert isinstance(typed, DictConfig)
+    return Composition(composed, typed, choices, active)
+
+
+def _selection(composed: DictConfig, choices: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Yield (group, option, plugin module) of every selected option."""
+    for group in GROUPS:
+        node = composed.get(group)
+        if group == "extension":
+            parts = [(name, part) for name, part in (node or {}).items()]
+        else:
+            parts = [(choices.get(group) or "null", node)]
+        for option, part in parts:
+            plugin = part.get("plugin") if isinstance(part, DictConfig) else None
+            if not isinstance(plugin, str):
+                raise ConfigError("option names no plugin", f"{group}={option}", "its YAML starts with `plugin: <module>`")
+            yield group, str(option), plugin
+
+
+def _keep_text(composed: DictConfig, types: DictConfig, words: Sequence[str]) -> None:
+    """Give keys typed as string the text that was typed: revision `1.10` is not the number 1.1."""
+    for word in words:
+        key, _, text = word.lstrip("+").partition("=")
+        parent, _, name = key.rpartition(".")
+        node = OmegaConf.select(types, parent) if parent else None
+        field = node._get_node(name) if isinstance(node, DictConfig) and name in node else None
+        value = OmegaConf.select(composed, key) if isinstance(field, StringNode) else None
+        if isinstance(value, bool | int | float):
+            OmegaConf.update(composed, key, text)
+
+
+def literal(word: str, multirun: bool = False) -> str:
+    """Return an override that Hydra can read: a value beyond its grammar is quoted, so that it stands for itself.
+
+    Paths and sentences need no quotes that way. What opens a quote, bracket or brace was meant as Hydra's syntax and is
+    an error; except under `input.`, where the plugin reads the data and can say which row is wrong.
+
+    Raises:
+        ConfigError: the word is no `key=value`, or its value cannot be read.
+    """
+    key, equals, value = word.partition("=")
+    try:
+        parsed: Override | None = OverridesParser.create().parse_override(word)
+    except HydraException:
+        parsed = None
+    if parsed is None and not (equals and re.fullmatch(r"(~|\+\+?)?[\w./@-]+", key)):
+        raise ConfigError("not a setting", word, "write group=option or group.key=value")
+    if parsed is None:
+        if value[:1] in tuple("'\"[{") and not key.startswith("input."):
+            raise ConfigError("value cannot be read", word, "close its quote, bracket or brace")
+    elif multirun or not parsed.is_sweep_override():
+        return word
+    elif "." not in key:
+        raise ConfigError("several values at once", word, "choose one, or add --multirun to run them all")
+    return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
+
+
+def explain(error: Exception, available: Catalogue, choices: Mapping[str, str]) -> ConfigError:
+    """Turn what Hydra and OmegaConf say into one line with a suggestion."""
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        options = error.options or available.options.get(group, ())
+        return ConfigError("no such option", f"{group}={option}".lstrip("="), did_you_mean(option, options))
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
+        return _unknown_key(cause, available, choices)
+    if isinstance(cause, ValidationError) and cause.full_key:
+        reason = str(cause.msg).splitlines()[0]
+        return ConfigError("wrong value", cause.full_key, _value_hint(cause, reason))
+    text = str(error).strip() or str(cause)
+    unmatched = re.match(r"Could not override '([^']+)'", text)
+    if unmatched:
+        known = [*GROUPS, "debug"]
+        return ConfigError("no such group", unmatched[1], did_you_mean(unmatched[1], known))
+    return ConfigError("config cannot be composed", text.splitlines()[0], "see --help for groups, options and keys")
+
+
+def _unknown_key(error: OmegaConfBaseException, available: Catalogue, choices: Mapping[str, str]) -> ConfigError:
+    full_key = str(error.full_key)
+    group, _, key = full_key.partition(".")
+    if not key or group not in GROUPS:
+        return ConfigError("no such setting", full_key, did_you_mean(group, [*GROUPS, "debug"]))
+    place = f"{full_key} in {group}={choices.get(group)}"
+    owners = [
+        name
+        for name, places in available.options[group].items()
+        if OmegaConf.select(OmegaConf.load(places[0].path), key, throw_on_missing=False) is not None
+    ]
+    siblings = [str(k) for k in error.parent_node if k != "plugin"] if error.parent_node is not None else []
+    if owners and choices.get(group) not in owners:
+        return ConfigError("no such setting", place, f"{group}={owners[0]} has it: add {group}={owners[0]}")
+    return ConfigError("no such setting", place, did_you_mean(key.rpartition(".")[2], siblings))
+
+
+def _value_hint(error: ValidationError, reason: str) -> str:
+    kind = error.parent_node._get_node(error.key) if isinstance(error.parent_node, DictConfig) else None
+    if isinstance(kind, EnumNode):
+        return f"{error.value} is none of its values, {did_you_mean(str(error.value), kind.enum_type.__members__)}"
+    if isinstance(error.value, str) and "," in error.value:
+        return f"{reason}; to run several values add --multirun"
+    return reason

@@ -1,0 +1,79 @@
+"""The errors that a user can meet, each with its exit code.
+
+Every error is one line: what is wrong, where (file, key or row), and how to mend it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BertflowError(Exception):
+    """Something went wrong that one line can explain.
+
+    Args:
+        what: what is wrong, in a few words.
+        where: the file, key, row or plugin that it concerns.
+        fix: what the user can do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, where: str, fix: str) -> None:
+        super().__init__(what, where, fix)
+        self.what, self.where, self.fix = what, where, fix
+
+    def __str__(self) -> str:
+        return " ".join(f"{self.what}: {self.where} - {self.fix}".split())
+
+
+class ConfigError(BertflowError):
+    """A wrong command line or config; an existing target without `overwrite` too."""
+
+    exit_code = 2
+
+
+class CheckpointError(BertflowError):
+    """A checkpoint that is missing, damaged, or not the one that was asked for."""
+
+    exit_code = 3
+
+
+class InputError(BertflowError):
+    """Input rows that are missing or that the model cannot take."""
+
+    exit_code = 4
+
+
+class StorageError(BertflowError):
+    """The disk or a permission stands in the way."""
+
+    exit_code = 5
+
+    @classmethod
+    def of(cls, error: OSError) -> StorageError:
+        """Say in one line what the operating system refused."""
+        where = error.filename if error.filename is not None else type(error).__name__
+        return cls((error.strerror or str(error)).lower(), str(where), "check the path, its permissions and the free space")
+
+
+class NetworkError(BertflowError):
+    """A server cannot be reached, or does not answer as it should."""
+
+    exit_code = 6
+
+
+class PluginError(BertflowError):
+    """A plugin breaks the rules of its group, or fails."""
+
+    exit_code = 7
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `did you mean X?` for a near miss, else the list of what there is."""
+    names = sorted(known)
+    near = difflib.get_close_matches(word, names, n=1)
+    if near:
+        return f"did you mean {near[0]}?"
+    return f"choose one of {', '.join(names)}" if names else "there is none to choose"

@@ -1,0 +1,174 @@
+"""The straight line of one run: build -> load -> forward -> save.
+
+`Flow` holds one run's plugins and settings and offers its steps; a task takes those that it needs, in its own order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from bertflow.config import PRIMARY, Composition, catalogue, compose_run
+from bertflow.errors import BertflowError, InputError, PluginError, StorageError
+from bertflow.hookspecs import Batch, ModelDescription, Outputs, Result, Row, WeightsReport
+from bertflow.plugins import GROUPS, OWNERS
+
+TOKENIZE_ROWS = 1024
+"""Rows per call of `tokenize`: enough for a tokenizer to work in parallel, few enough to stream."""
+
+
+def run(
+    *overrides: str,
+    rows: Iterable[Any] | None = None,
+    config_dir: str | Path | None = None,
+    config_name: str = PRIMARY,
+) -> Result:
+    """Run one task, as the command line does, and return its result; prints nothing.
+
+    Args:
+        overrides: words as on the command line, such as `"model=pretrained"`.
+        rows: the input, instead of what `input` selects: texts, lists of token ids, or mappings of input names. Any
+            iterable; it is read once and streamed.
+        config_dir: a folder of your own options and presets.
+        config_name: the primary config to start from.
+
+    Raises:
+        BertflowError: one of its family, for whatever goes wrong.
+    """
+    composition = compose_run(overrides, catalogue([config_dir] if config_dir else []), config_name)
+    return Flow(composition, rows).run()
+
+
+class Flow:
+    """One run: its settings (one `Config` per plugin), and its steps, each done when first asked for.
+
+    Args:
+        composition: the validated config and the activated plugins.
+        rows: rows that stand in for the input plugin's.
+
+    Raises:
+        ConfigError: a value is missing, or a plugin refuses its settings.
+    """
+
+    def __init__(self, composition: Composition, rows: Iterable[Any] | None = None) -> None:
+        self.choices = composition.choices
+        self.settings: Mapping[str, Any] = composition.settings()
+        self._active = composition.active
+        self._given = rows
+
+    def call(self, hook: str, **arguments: Any) -> Any:
+        """Call a hook with this run and the owner's settings, and say whose fault it is if it fails.
+
+        Raises:
+            BertflowError: as the plugin raised it; `PluginError` for any other exception and for an owed hook that
+                returns None; `StorageError` for an OSError.
+        """
+        group = OWNERS.get(hook)
+        settings = {"config": self.settings[group]} if group else {}
+        try:
+            result = getattr(self._active.manager.hook, hook)(flow=self, **settings, **arguments)
+        except BertflowError:
+            raise
+        except OSError as error:
+            raise StorageError.of(error) from error
+        except Exception as error:
+            who = self._active.blame(error, group or hook)
+            raise PluginError(f"{type(error).__name__} in {hook} ({error})", who, "debug=true shows where") from error
+        if group and result is None and hook in GROUPS[group].owes:
+            raise PluginError(f"hook {hook} returned None", self._active.names[group], "return its result")
+        return result
+
+    def run(self) -> Result:
+        """Check, do the task, and deliver its result."""
+        self.call("check_run")
+        result: Result = self.call("run_task")
+        delivered: Result = self.call("write_result", result=result)
+        return delivered
+
+    def render(self, result: Result) -> str:
+        """Return the result as the text that the output plugin would show."""
+        text: str = self.call("render_result", result=result)
+        return text
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, WeightsReport, ModelDescription]:
+        model, report = self.call("load_weights", model=self.call("build_model"))
+        model = self.call("place_model", model=model)
+        return model, report, self.call("describe_model", model=model)
+
+    def model(self) -> Any:
+        """Return the model: built, loaded and placed."""
+        return self._loaded[0]
+
+    def weights(self) -> WeightsReport:
+        """Return where the model's tensors came from."""
+        return self._loaded[1]
+
+    def description(self) -> ModelDescription:
+        """Return what the model is."""
+        return self._loaded[2]
+
+    def rows(self) -> Iterable[Row]:
+        """Return the rows, given or read by the input plugin."""
+        if self._given is None:
+            rows: Iterable[Row] = self.call("read_rows")
+            return rows
+        return map(_row, self._given)
+
+    def batches(self) -> Iterator[Batch]:
+        """Return the rows as batches that the model can take. The input is opened before the model is built.
+
+        Raises:
+            InputError: there is no row, or one that the model cannot take.
+        """
+        rows = iter(self.rows())
+        first = next(rows, None)
+        if first is None:
+            raise InputError("empty batch", f"input={self.choices.get('input')}", "give at least one row")
+        model, pad_token_id = self.model(), self.description().pad_token_id
+        encoded = self._tokenized(model, chain((first,), rows))
+        batches: Iterator[Batch] = self.call("make_batches", rows=encoded, pad_token_id=pad_token_id)
+        return batches
+
+    def _tokenized(self, model: Any, rows: Iterator[Row]) -> Iterator[Row]:
+        start = 0
+        while chunk := list(islice(rows, TOKENIZE_ROWS)):
+            yield from self.call("tokenize", model=model, rows=chunk, start=start)
+            start += len(chunk)
+
+    def forward(self, batch: Batch) -> Outputs:
+        """Run the model on one batch and return its outputs as numpy arrays."""
+        outputs: Outputs = self.call("forward", model=self.model(), batch=batch)
+        return outputs
+
+    def map(self) -> Iterator[Outputs]:
+        """Run every batch through the engine and give the outputs in order."""
+        outputs: Iterator[Outputs] = self.call("map_work", function=self.forward, items=self.batches())
+        return outputs
+
+    def save(self) -> dict[str, Any]:
+        """Save the model as the save plugin says; return what was written, `{}` for nothing."""
+        saved: dict[str, Any] = self.call("save_checkpoint", model=self.model())
+        return saved
+
+    def result(self, outputs: Mapping[str, Any]) -> Result:
+        """Save the model if asked to, and put the outputs and the story of the model into one result."""
+        what = self.description()
+        model = {
+            "option": self.choices.get("model"),
+            "architecture": what.architecture,
+            "parameters": what.parameters,
+            "dtype": what.dtype,
+            "config": dict(what.config),
+        }
+        task = str(self.choices.get("task"))
+        return Result(task, model, self.weights(), dict(outputs), saved=self.save() or None)
+
+
+def _row(item: Any) -> Row:
+    if isinstance(item, Mapping):
+        return item
+    return {"text": item} if isinstance(item, str) else {"input_ids": item}

@@ -1,0 +1,105 @@
+"""The text of `--help`: one compose and a walk of the conf folders; no plugin is imported.
+
+Every word about an option or a key comes from its YAML: the file's first comment describes the option, the comment on a
+key's line describes the key.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from bertflow.config import compose_hydra
+from bertflow.plugins import GROUPS, Catalogue
+
+_KEY = re.compile(r"^(?P<indent> *)(?P<key>[\w-]+):(?P<rest>.*)$")
+
+
+def help_text(words: Sequence[str], available: Catalogue, config_name: str, parser: argparse.ArgumentParser) -> str:
+    """Describe groups, options, the keys of the selected options, and flags."""
+    composed = compose_hydra(words, available, config_name)
+    version = importlib.metadata.version("bertflow")
+    lines = [
+        f"bertflow {version}: a transformer from config to weights to saved checkpoint to results",
+        "",
+        "usage: python -m bertflow [group=option ...] [group.key=value ...] [flags]",
+        "",
+        "Groups and options (* selected), and the package that brings each:",
+    ]
+    lines += _options(composed, available)
+    lines += ["", "Keys of what is selected:"]
+    lines += _keys(composed, available)
+    lines += ["", "Flags:"]
+    for action in parser._actions:
+        if action.option_strings:
+            lines.append(f"  {', '.join(action.option_strings):<26}{action.help}")
+    return "\n".join(lines) + "\n"
+
+
+def _options(composed: DictConfig, available: Catalogue) -> Iterator[str]:
+    for group, about in GROUPS.items():
+        yield f"  {group}: {about.purpose}"
+        chosen = composed.hydra.runtime.choices.get(group)
+        for name, places in sorted(available.options[group].items()):
+            mark = "*" if name == chosen or (group == "extension" and name in (composed.get(group) or {})) else " "
+            for place in places:
+                yield f"   {mark} {name:<18}{description(place.path):<66} {place.owner}"
+
+
+def _keys(composed: DictConfig, available: Catalogue) -> Iterator[str]:
+    for group in GROUPS:
+        node = composed.get(group) or {}
+        for prefix, part in (
+            [(f"{group}.{name}", value) for name, value in node.items()] if group == "extension" else [(group, node)]
+        ):
+            # A preset inherits its plugin; the plugin's own option is where the keys are described.
+            places = available.options[group].get(str(part.get("plugin")), ())
+            words = key_words(places[0].path) if places else {}
+            for key, value in _leaves(part):
+                if key != "plugin":
+                    setting = f"{prefix}.{key}={'null' if value is None else value}"
+                    yield f"  {setting:<58} {words.get(key, '')}".rstrip()
+    yield f"  {'debug=' + str(composed.get('debug')).lower():<58} {key_words(available.core_conf / 'config.yaml').get('debug', '')}"
+
+
+def _leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, object]]:
+    plain = OmegaConf.to_container(node, resolve=False)
+    assert isinstance(plain, dict)
+    for key, value in plain.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(node[key], f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def description(path: Path) -> str:
+    """Return an option's one line: the first comment of its YAML that is not a Hydra header."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#") and not line.startswith("# @"):
+            return line.lstrip("# ").rstrip()
+        if line.strip() and not line.startswith("#"):
+            break
+    return ""
+
+
+def key_words(path: Path) -> dict[str, str]:
+    """Return dotted key -> the comment on its line."""
+    words: dict[str, str] = {}
+    parents: list[tuple[int, str]] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        match = _KEY.match(line)
+        if not match:
+            continue
+        indent = len(match["indent"])
+        parents = [(depth, name) for depth, name in parents if depth < indent]
+        dotted = ".".join([*(name for _, name in parents), match["key"]])
+        parents.append((indent, match["key"]))
+        _, mark, comment = match["rest"].partition(" # ")
+        if mark:
+            words[dotted] = comment.strip()
+    return words

@@ -1,0 +1,169 @@
+"""Every hook: its signature, its meaning, who calls it and what it may return.
+
+A plugin implements a hook by defining a function of the same name, marked with `@bertflow.hookimpl`, that takes those of
+the arguments it needs. `flow` is the run (`bertflow.flow.Flow`); `config` is the plugin's own part of the config, as the
+plugin's typed `Config`. In a wrapper, `config` is that of the plugin which is wrapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pluggy import HookspecMarker
+
+if TYPE_CHECKING:
+    from bertflow.flow import Flow
+
+hookspec = HookspecMarker("bertflow")
+
+Row = Mapping[str, Any]
+"""One input: `{"text": str}`, or `{"input_ids": list[int]}` with optional `attention_mask` and `token_type_ids`."""
+
+Batch = Mapping[str, Any]
+"""Rows of one forward pass: input name -> int64 array of shape [rows, tokens], in the runtime's own array type."""
+
+Outputs = Mapping[str, Any]
+"""Output name -> numpy array whose first axis is the rows."""
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What a report says of a model, and what forming a batch needs to know of it."""
+
+    architecture: str
+    parameters: int | None = None
+    dtype: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    pad_token_id: int = 0
+
+
+@dataclass(frozen=True)
+class WeightsReport:
+    """Where a model's tensors came from.
+
+    `loaded` counts the tensors read from `source`; `random` names those drawn at random, `unused` those that the
+    checkpoint holds and the model has no place for; `cast` counts the changes of dtype, such as `{"F16->F32": 12}`.
+    """
+
+    source: str
+    loaded: int = 0
+    random: Sequence[str] = ()
+    unused: Sequence[str] = ()
+    cast: Mapping[str, int] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass
+class Result:
+    """What one run gives: the task's outputs (numpy arrays by name) and the story of the model behind them."""
+
+    task: str
+    model: dict[str, Any] | None = None
+    weights: WeightsReport | None = None
+    outputs: dict[str, Any] = field(default_factory=dict)
+    saved: dict[str, Any] | None = None
+    written: dict[str, Any] | None = None
+
+
+@hookspec
+def check_run(flow: Flow) -> None:
+    """Refuse what cannot work, before anything heavy is imported or built. Optional.
+
+    Called on every plugin of the run, first of all hooks. Raise one of bertflow's errors; return nothing.
+    """
+
+
+@hookspec(firstresult=True)
+def build_model(flow: Flow, config: Any) -> Any:
+    """Construct the model from its config. Owed by `model`; called by `Flow.model`.
+
+    Returns the model in whatever type the plugin works with. What `load_weights` fills may still be empty.
+    """
+
+
+@hookspec(firstresult=True)
+def load_weights(flow: Flow, config: Any, model: Any) -> tuple[Any, WeightsReport]:
+    """Give the model its weights. Owed by `model`; called by `Flow.model` after `build_model`.
+
+    Returns the model (the same object or another) and the report of where each tensor came from.
+    """
+
+
+@hookspec(firstresult=True)
+def describe_model(flow: Flow, config: Any, model: Any) -> ModelDescription:
+    """Say what the model is. Optional, implemented by `model`; called by `Flow.model` after `load_weights`."""
+
+
+@hookspec(firstresult=True)
+def tokenize(flow: Flow, config: Any, model: Any, rows: Sequence[Row], start: int) -> Sequence[Row]:
+    """Turn rows into rows of ids that the model can take. Owed by `model`; called by `Flow.batches`.
+
+    Rows of text are tokenized; rows of ids are checked against the vocabulary and the position limit. `start` is the
+    number of the first row, for error messages. Returns one row with `input_ids` and `attention_mask` per row given.
+    """
+
+
+@hookspec(firstresult=True)
+def forward(flow: Flow, config: Any, model: Any, batch: Batch) -> Outputs:
+    """Run the model on one batch. Owed by `model`; called by `Flow.forward`, mostly through the engine.
+
+    Returns the outputs by name, as arrays of the runtime, which wraps this hook and makes them numpy.
+    """
+
+
+@hookspec(firstresult=True)
+def save_model(flow: Flow, config: Any, model: Any, folder: Path, max_shard_size: str) -> Sequence[Path]:
+    """Write everything that loading the model again needs into `folder`. Owed by `model`; called by `save` plugins.
+
+    `folder` exists, is empty and is not yet the final place; `max_shard_size` is the largest weights file, such as `5GB`.
+    Returns the files written.
+    """
+
+
+@hookspec(firstresult=True)
+def run_task(flow: Flow, config: Any) -> Result:
+    """Do the task with the steps of `flow` that it needs. Owed by `task`; called by `Flow.run`."""
+
+
+@hookspec(firstresult=True)
+def read_rows(flow: Flow, config: Any) -> Iterable[Row]:
+    """Give the rows, in order. Owed by `input`; called by `Flow.rows`."""
+
+
+@hookspec(firstresult=True)
+def write_result(flow: Flow, config: Any, result: Result) -> Result:
+    """Deliver the result to where the config says. Owed by `output`; called by `Flow.run` after the task.
+
+    Returns the result, with `written` telling of the files, if any.
+    """
+
+
+@hookspec(firstresult=True)
+def render_result(flow: Flow, config: Any, result: Result) -> str:
+    """Give the text for stdout. Owed by `output`; called by the command line, never by `bertflow.run`."""
+
+
+@hookspec(firstresult=True)
+def place_model(flow: Flow, config: Any, model: Any) -> Any:
+    """Put the loaded model where it will run. Owed by `runtime`; called by `Flow.model`. Returns the model."""
+
+
+@hookspec(firstresult=True)
+def make_batches(flow: Flow, config: Any, rows: Iterable[Row], pad_token_id: int) -> Iterator[Batch]:
+    """Group rows of ids into padded batches, in order. Owed by `runtime`; called by `Flow.batches`."""
+
+
+@hookspec(firstresult=True)
+def save_checkpoint(flow: Flow, config: Any, model: Any) -> dict[str, Any]:
+    """Save the model so that no failure costs a checkpoint. Owed by `save`; called by `Flow.save`.
+
+    Returns `{"path": str, "files": {name: bytes}}`, or `{}` where nothing is to be saved.
+    """
+
+
+@hookspec(firstresult=True)
+def map_work(flow: Flow, config: Any, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """Apply `function` to each item and give the results in order. Owed by `engine`; called by `Flow.map`."""
