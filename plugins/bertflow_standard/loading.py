@@ -22,6 +22,10 @@ _TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "b
 _HEADER_NAMES = {name: code for code, name in _TORCH_NAMES.items()}
 
 
+_IGNORED_BUFFERS = (".position_ids", ".token_type_ids")
+"""What old checkpoints hold although the model computes it; transformers ignores it too."""
+
+
 class Policy(Enum):
     """Which tensors may be missing from the checkpoint; only what is asked for is ever drawn at random."""
 
@@ -115,15 +119,16 @@ def load(config: Config, model: TransformersModel) -> tuple[TransformersModel, W
         )
     _refuse(config.weights, checkpoint, module, info)
     missing, unused = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
-    used = [tensor for name, tensor in checkpoint.tensors.items() if name not in info["unexpected_keys"]]
+    buffers = [name for name in checkpoint.tensors if name not in unused and name.endswith(_IGNORED_BUFFERS)]
+    used = [tensor for name, tensor in checkpoint.tensors.items() if name not in {*unused, *buffers}]
     casts = Counter(t.dtype for t in used if t.dtype in _TORCH_NAMES and _TORCH_NAMES[t.dtype] != dtype)
     report = WeightsReport(
         source=str(checkpoint.folder),
         loaded=len(used),
         random=missing,
-        unused=unused,
+        unused=[*unused, *buffers],
         cast={f"{code}->{_HEADER_NAMES[dtype]}": count for code, count in casts.items()},
-        note=_note(missing, unused),
+        note=_note(missing, unused, buffers),
     )
     return TransformersModel(module, checkpoint), report
 
@@ -159,7 +164,8 @@ def _refuse(policy: Policy, checkpoint: Checkpoint, module: Any, info: Mapping[s
     if policy is Policy.any:
         return
     body = {name for name, _ in module.base_model.named_children()}
-    surplus = sorted(name for name in info["unexpected_keys"] if _is_body(name, module, body))
+    unexpected = [name for name in info["unexpected_keys"] if not name.endswith(_IGNORED_BUFFERS)]
+    surplus = sorted(name for name in unexpected if _is_body(name, module, body))
     if surplus:
         fix = "mend config.json, or take what fits with model.weights=any"
         raise CheckpointError("checkpoint holds tensors that the model has no place for", _some(where, surplus), fix)
@@ -181,11 +187,13 @@ def _some(where: str, names: Collection[str]) -> str:
     return f"{where}: {first}" + (f" and {len(rest)} more" if rest else "")
 
 
-def _note(missing: Collection[str], unused: Collection[str]) -> str:
+def _note(missing: Collection[str], unused: Collection[str], buffers: Collection[str]) -> str:
     notes = []
     if missing:
         notes.append("random: " + ", ".join(missing))
     if unused:
         heads = sorted({name.partition(".")[0] for name in unused})
         notes.append(f"unused: {len(unused)} tensors of another head ({', '.join(heads)})")
+    if buffers:
+        notes.append(f"unused: {', '.join(buffers)}, which the model counts for itself")
     return "; ".join(notes)

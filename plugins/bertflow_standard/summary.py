@@ -59,10 +59,10 @@ def _lines(result: Result) -> Iterator[tuple[str, str]]:
         size = f", {count:,} parameters" if count is not None else ""
         dtype = f", {result.model['dtype']}" if result.model["dtype"] else ""
         yield "model", f"{result.model['architecture']} (model={result.model['option']}){size}{dtype}"
+        for key, value in result.model["config"].items():
+            yield f"  {key}", json.dumps(value, default=str)
     if result.weights:
         yield from _weights(result.weights)
-    for key, value in (result.model or {}).get("config", {}).items():
-        yield f"  {key}", json.dumps(value, default=str)
     for name, array in result.outputs.items():
         yield name, f"{list(array.shape)} {array.dtype}"
     if result.written:

@@ -92,8 +92,7 @@ class TransformersModel:
     def tokenizer(self) -> Any:
         """The checkpoint's own tokenizer."""
         if self.checkpoint is None:
-            fix = "use input=ids, or model=pretrained or model=auto, whose checkpoints bring one"
-            raise ConfigError("a model from its config alone has no tokenizer", "input of texts", fix)
+            raise no_tokenizer()
         folder = self.checkpoint.folder
         if not any((folder / name).is_file() for name in TOKENIZER_FILES):
             raise CheckpointError("checkpoint has no tokenizer", str(folder), "use input=ids, or add its files")
@@ -105,6 +104,12 @@ class TransformersModel:
         except (ValueError, OSError, KeyError, TypeError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise CheckpointError(f"tokenizer cannot be loaded ({reason})", str(folder), "restore its files") from error
+
+
+def no_tokenizer() -> ConfigError:
+    """Return the error of texts for a model that has no checkpoint."""
+    fix = "use input=ids, or model=pretrained or model=auto, whose checkpoints bring one"
+    return ConfigError("a model from its config alone has no tokenizer", "input of texts", fix)
 
 
 @contextlib.contextmanager
@@ -196,7 +201,10 @@ def save_model(model: TransformersModel, folder: Path, max_shard_size: str) -> S
         source = model.checkpoint.folder / name  # type: ignore[union-attr]
         if source.is_file():
             shutil.copyfile(source, folder / name)
-    return sorted(folder.iterdir())
+    files = sorted(folder.iterdir())
+    for file in files:  # safetensors makes its files private; the config's mode follows the umask.
+        shutil.copymode(folder / "config.json", file)
+    return files
 
 
 @hookimpl

@@ -12,8 +12,9 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,6 +22,7 @@ from typing import Any, NoReturn
 from bertflow.errors import BertflowError, ConfigError, did_you_mean
 
 EXIT_CLOSED_PIPE = 5
+_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
 class _Terminated(BaseException):
@@ -44,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     flag("-m", "--multirun", action="store_true", help="run every combination of comma-separated values")
     flag("--config-dir", "-cd", action="append", default=[], help="a folder of your own options and presets")
     flag("--config-name", "-cn", default="config", help="the primary config to start from")
-    flag("-i", "--info", nargs="?", const="all", help="Hydra's own report on config, search path and plugins")
+    flag("-i", "--info", nargs="?", const="all", choices=_INFO, help="Hydra's own report: " + ", ".join(_INFO))
     flag("-sc", "--shell-completion", action="store_true", help="install=bash, install=zsh, install=fish")
     return parser
 
@@ -62,12 +64,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run bertflow as a command and return its exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
-    with contextlib.suppress(ValueError):  # Only the main thread may set a handler.
-        signal.signal(signal.SIGTERM, _terminate)
     try:
-        # What a plugin or a library prints must not stand in the result.
-        with contextlib.redirect_stdout(sys.stderr):
-            text, code = command(parse(words))
+        with _sigterm_raises():
+            # What a plugin or a library prints must not stand in the result.
+            with contextlib.redirect_stdout(sys.stderr):
+                text, code = command(parse(words))
         sys.stdout.write(text)
         sys.stdout.flush()
         return code
@@ -83,8 +84,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
 
-def _terminate(*_: object) -> NoReturn:
-    raise _Terminated
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM unwind the stack like Ctrl-C, so that nothing is left half-written."""
+
+    def terminate(*_: object) -> NoReturn:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # Only the main thread may set a handler.
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _wants_traceback(words: Sequence[str]) -> bool:

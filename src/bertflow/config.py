@@ -23,7 +23,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig, EnumNode, OmegaConf, StringNode, open_dict
+from omegaconf import BooleanNode, DictConfig, EnumNode, OmegaConf, StringNode, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from bertflow.errors import ConfigError, did_you_mean
@@ -145,7 +145,7 @@ def validate(
     """Activate what the composed config selects, and check every value against the plugins' types."""
     active = activate(_selection(composed, choices), available)
     schema = {key: module.Config for key, module in active.modules.items() if hasattr(module, "Config")}
-    types = OmegaConf.create()
+    types = OmegaConf.create({"debug": BooleanNode(False)})
     for key, config_class in schema.items():
         OmegaConf.update(types, key, OmegaConf.structured(config_class), force_add=True)
     _keep_text(composed, types, words)
@@ -183,7 +183,7 @@ def _keep_text(composed: DictConfig, types: DictConfig, words: Sequence[str]) ->
         key, _, text = word.lstrip("+").partition("=")
         parent, _, name = key.rpartition(".")
         node = OmegaConf.select(types, parent) if parent else None
-        field = node._get_node(name) if isinstance(node, DictConfig) and name in node else None
+        field = node._get_node(name, validate_access=False) if isinstance(node, DictConfig) else None
         value = OmegaConf.select(composed, key) if isinstance(field, StringNode) else None
         if isinstance(value, bool | int | float):
             OmegaConf.update(composed, key, text)
@@ -220,10 +220,13 @@ def explain(error: Exception, available: Catalogue, choices: Mapping[str, str]) 
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        options = error.options or available.options.get(group, ())
+        primaries = [path.stem for folder, _ in available.conf_dirs for path in folder.glob("*.yaml")]
+        options = error.options or available.options.get(group, primaries)
         return ConfigError("no such option", f"{group}={option}".lstrip("="), did_you_mean(option, options))
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
         return _unknown_key(cause, available, choices)
+    if isinstance(cause, ValidationError) and cause.full_key and cause.value is None:
+        return ConfigError("a value is missing", cause.full_key, f"give it: {cause.full_key}=...")
     if isinstance(cause, ValidationError) and cause.full_key:
         reason = str(cause.msg).splitlines()[0]
         return ConfigError("wrong value", cause.full_key, _value_hint(cause, reason))
@@ -241,15 +244,22 @@ def _unknown_key(error: OmegaConfBaseException, available: Catalogue, choices: M
     if not key or group not in GROUPS:
         return ConfigError("no such setting", full_key, did_you_mean(group, [*GROUPS, "debug"]))
     place = f"{full_key} in {group}={choices.get(group)}"
-    owners = [
-        name
-        for name, places in available.options[group].items()
-        if OmegaConf.select(OmegaConf.load(places[0].path), key, throw_on_missing=False) is not None
-    ]
+    # An option that names a plugin lists all its keys; a preset only those that it changes.
+    files = {name: OmegaConf.load(places[0].path) for name, places in available.options[group].items()}
+    owners = [name for name, content in files.items() if "plugin" in content and _has_key(content, key)]
     siblings = [str(k) for k in error.parent_node if k != "plugin"] if error.parent_node is not None else []
     if owners and choices.get(group) not in owners:
-        return ConfigError("no such setting", place, f"{group}={owners[0]} has it: add {group}={owners[0]}")
+        have = " and ".join(f"{group}={name}" for name in owners)
+        verb = "has" if len(owners) == 1 else "have"
+        return ConfigError("no such setting", place, f"{have} {verb} it: add {group}={owners[0]}")
     return ConfigError("no such setting", place, did_you_mean(key.rpartition(".")[2], siblings))
+
+
+def _has_key(content: Any, key: str) -> bool:
+    *parents, last = key.split(".")
+    for name in parents:
+        content = content.get(name) if isinstance(content, DictConfig) else None
+    return isinstance(content, DictConfig) and last in list(content)
 
 
 def _value_hint(error: ValidationError, reason: str) -> str:

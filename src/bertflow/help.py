@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from bertflow.config import compose_hydra
 from bertflow.plugins import GROUPS, Catalogue
 
+_KEY_WIDTH = 52
 _KEY = re.compile(r"^(?P<indent> *)(?P<key>[\w-]+):(?P<rest>.*)$")
 
 
@@ -48,7 +50,7 @@ def _options(composed: DictConfig, available: Catalogue) -> Iterator[str]:
         for name, places in sorted(available.options[group].items()):
             mark = "*" if name == chosen or (group == "extension" and name in (composed.get(group) or {})) else " "
             for place in places:
-                yield f"   {mark} {name:<18}{description(place.path):<66} {place.owner}"
+                yield f"   {mark} {name:<18}{description(place.path):<72} {place.owner}"
 
 
 def _keys(composed: DictConfig, available: Catalogue) -> Iterator[str]:
@@ -62,9 +64,16 @@ def _keys(composed: DictConfig, available: Catalogue) -> Iterator[str]:
             words = key_words(places[0].path) if places else {}
             for key, value in _leaves(part):
                 if key != "plugin":
-                    setting = f"{prefix}.{key}={'null' if value is None else value}"
-                    yield f"  {setting:<58} {words.get(key, '')}".rstrip()
-    yield f"  {'debug=' + str(composed.get('debug')).lower():<58} {key_words(available.core_conf / 'config.yaml').get('debug', '')}"
+                    yield _key(f"{prefix}.{key}", value, words.get(key, ""))
+    primary = key_words(available.core_conf / "config.yaml")
+    yield _key("debug", composed.get("debug"), primary.get("debug", ""))
+
+
+def _key(key: str, value: object, words: str) -> str:
+    shown = value if isinstance(value, str) else json.dumps(value)
+    setting = f"{key}={shown}"
+    gap = "\n" + " " * _KEY_WIDTH if len(setting) > _KEY_WIDTH else ""
+    return f"  {setting:<{_KEY_WIDTH}}{gap}{'  ' if gap else ''} {words}".rstrip()
 
 
 def _leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, object]]:

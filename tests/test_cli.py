@@ -1,0 +1,259 @@
+"""The command line: its errors teach, its flags stand anywhere, and nothing heavy is imported until used."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import Command
+
+import bertflow as package
+
+MISTAKES = [
+    (["model=nosuch"], ["model=nosuch", "pretrained", "scratch", "auto"]),
+    (["model=pretraned"], ["did you mean pretrained?"]),
+    (["modle=pretrained"], ["modle", "did you mean model?"]),
+    (["model.config.hidden_sze=3"], ["model.config.hidden_sze", "did you mean hidden_size?"]),
+    (["model.config.nope=3"], ["model.config.nope"]),
+    (["+model.config.hidden_sze=3"], ["model.config.hidden_sze", "did you mean hidden_size?"]),
+    (["input.texts=[a]"], ["input.texts in input=ids", "input=texts has it: add input=texts"]),
+    (["model.checkpoint=x"], ["in model=scratch", "model=auto and model=pretrained have it"]),
+    (["runtim.seed=1"], ["did you mean runtime?"]),
+    (["runtime.sed=1"], ["did you mean seed?"]),
+    (["save=checkpoint", "save.pth=x"], ["did you mean path?"]),
+    (["output=file", "output.pth=x"], ["did you mean path?"]),
+    (["dbug=true"], ["did you mean debug?"]),
+    (["model.config.hidden_size=abc"], ["model.config.hidden_size", "abc", "Integer"]),
+    (["model.config.hidden_size=32,64"], ["model.config.hidden_size", "--multirun"]),
+    (["model.config.hidden_size=null"], ["model.config.hidden_size", "missing"]),
+    (["model.config.hidden_dropout_prob=much"], ["model.config.hidden_dropout_prob", "much", "Float"]),
+    (["runtime.seed=1.5"], ["runtime.seed", "1.5"]),
+    (["debug=maybe"], ["debug", "maybe"]),
+    (["model=pretrained", "model.weights=exat"], ["model.weights", "exat", "did you mean exact?"]),
+    (["model.head=masked"], ["model.head", "did you mean masked_lm?"]),
+    (["model.dtype=float31"], ["model.dtype", "did you mean float32?"]),
+    (["output.format=jsn"], ["output.format", "did you mean json?"]),
+    (["model=auto"], ["model.checkpoint"]),
+    (["model=pretrained", "model.checkpoint=null"], ["model.checkpoint"]),
+    (["model=pretrained", "model.checkpoint="], ["model.checkpoint"]),
+    (["save=checkpoint"], ["save.path"]),
+    (["output=file"], ["output.path"]),
+    (["model.config.hidden_size=100"], ["hidden_size=100", "multiple of num_attention_heads=12"]),
+    (["model.config.hidden_size=-32"], ["hidden_size=-32"]),
+    (["model.config.num_attention_heads=0"], ["num_attention_heads=0"]),
+    (["model.config.hidden_act=gleu"], ["hidden_act=gleu", "did you mean gelu?"]),
+    (["model.config.hidden_dropout_prob=1.5"], ["hidden_dropout_prob=1.5"]),
+    (["model.config.pad_token_id=30522"], ["pad_token_id=30522", "30522"]),
+    (["model.config.problem_type=regresion"], ["did you mean regression?"]),
+    (["runtime.batch_tokens=0"], ["runtime.batch_tokens=0"]),
+    (["runtime.threads=0"], ["runtime.threads=0"]),
+    (["model=scratch,tiny"], ["--multirun"]),
+    (["model.config.hidden_size=[1"], ["model.config.hidden_size=[1", "bracket"]),
+    (["nonsense"], ["nonsense", "group=option"]),
+    (["--hepl"], ["--hepl", "did you mean --help?"]),
+    (["--cfg", "jbo"], ["job"]),
+    (["--config-dir", "/no/such/folder"], ["/no/such/folder"]),
+    (["--config-name", "cofnig"], ["did you mean config?"]),
+    (["input=texts"], ["no tokenizer"]),
+    (["~model"], ["model"]),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), MISTAKES, ids=[" ".join(words) for words, _ in MISTAKES])
+def test_a_mistake_in_the_config_is_one_line(words: list[str], said: list[str], bertflow: Command) -> None:
+    refused = bertflow(*words)
+    assert refused.code == 2
+    for part in said:
+        assert part in refused.error
+
+
+WITHOUT_TORCH = """
+import sys
+from bertflow.cli import main
+for words in {commands!r}:
+    main(words)
+heavy = sorted({{"torch", "transformers", "numpy", "huggingface_hub"}} & set(sys.modules))
+sys.exit(f"imported: {{heavy}}" if heavy else 0)
+"""
+
+
+def test_help_config_and_mistakes_import_nothing_heavy() -> None:
+    commands = [["--help"], ["--version"], ["--cfg", "job"], ["--cfg", "all"], ["--info", "searchpath"]]
+    commands += [["--help", "model=pretrained", "input=texts"], ["input.ids=[[-1]]"], ["input.ids=[[1"]]
+    commands += [words for words, _ in MISTAKES]
+    script = WITHOUT_TORCH.format(commands=commands)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr.splitlines()[-1]
+
+
+def test_importing_bertflow_imports_nothing_heavy() -> None:
+    script = "import sys, bertflow; sys.exit(any(name in sys.modules for name in ('torch', 'hydra', 'omegaconf')))"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_version(bertflow: Command) -> None:
+    from importlib.metadata import version
+
+    assert bertflow("--version").out == f"bertflow {version('bertflow')}\n"
+
+
+def test_flags_stand_anywhere(bertflow: Command) -> None:
+    configs = {
+        bertflow(*words).out
+        for words in (
+            ["model=tiny", "--cfg", "job", "debug=true"],
+            ["--cfg", "job", "model=tiny", "debug=true"],
+            ["model=tiny", "debug=true", "--cfg=job"],
+            ["-c", "job", "debug=true", "model=tiny"],
+        )
+    }
+    assert len(configs) == 1
+    assert yaml.safe_load(configs.pop())["model"]["config"]["hidden_size"] == 32
+
+
+def test_the_config_of_a_run(bertflow: Command) -> None:
+    shown = yaml.safe_load(bertflow("--cfg", "job", "model=pretrained").out)
+    assert {group: shown[group]["plugin"] for group in shown if group != "debug"} == {
+        "model": "pretrained",
+        "task": "forward",
+        "input": "ids",
+        "output": "print",
+        "runtime": "torch",
+        "save": "none",
+        "engine": "local",
+    }
+    assert yaml.safe_load(bertflow("--cfg", "job", "-p", "model.checkpoint", "model=bert-base-cased").out) == (
+        "bert-base-cased"
+    )
+    assert "hydra" in yaml.safe_load(bertflow("--cfg", "all").out)
+    assert bertflow("--cfg", "job", "-p", "modle").code == 2
+
+
+def test_a_key_typed_as_string_keeps_its_text() -> None:
+    for text in ("1.10", "1e5", "007", "true", "main"):
+        config = package.compose("model=pretrained", f"model.revision={text}")
+        assert config.model.revision == text
+    assert package.compose("model=pretrained", "model.revision=null").model.revision is None
+    assert package.compose("model.config.layer_norm_eps=1e-5").model.config.layer_norm_eps == 1e-5
+
+
+@pytest.mark.parametrize("path", ["~/données/a(1).npz", "a, b & c.npz", "what's new?.npz", "x=y.npz", "a: b.npz"])
+def test_a_path_is_taken_literally(path: str) -> None:
+    assert package.compose("output=file", f"output.path={path}").output.path == path
+
+
+def test_help_names_groups_options_packages_and_keys(bertflow: Command) -> None:
+    text = bertflow("--help", "model=tiny").out
+    for group in ("model", "task", "input", "output", "runtime", "save", "engine", "extension"):
+        assert f"  {group}: " in text
+    conf = Path(__file__).parents[1] / "conf"
+    for path in conf.glob("*/*.yaml"):
+        about = path.read_text().partition("\n")[0].removeprefix("# ")
+        line = next(line for line in text.splitlines() if line[5:].split(" ")[0] == path.stem and about in line)
+        assert line.endswith("bertflow_standard")
+    assert "   * tiny" in text
+    assert "model.config.hidden_size=32" in text
+    assert "width of every layer" in text
+    assert "runtime.seed=0" in text
+
+
+def test_every_key_has_words(bertflow: Command) -> None:
+    options = ["save=checkpoint", "output=file"]
+    for model, source in (("scratch", "ids"), ("pretrained", "texts"), ("auto", "ids")):
+        text = bertflow("--help", f"model={model}", f"input={source}", *options).out
+        keys = text.split("Keys of what is selected:\n")[1].split("\nFlags:")[0].replace("\n" + " " * 20, " ")
+        for line in keys.strip().splitlines():
+            key, _, words = line.strip().partition("=")
+            assert len(words.split("  ")[-1].strip()) > 3, f"{key} is not described in its YAML"
+
+
+def test_a_config_folder_of_ones_own(bertflow: Command, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/mine.yaml").write_text("# My preset\ndefaults: [tiny, _self_]\nconfig: {hidden_size: 64}\n")
+    (tmp_path / "nightly.yaml").write_text("defaults: [config, {override model: mine}, _self_]\ndebug: true\n")
+    words = ("--config-dir", str(tmp_path))
+    assert bertflow(*words, "model=mine", "output.format=json").json["model"]["config"]["hidden_size"] == 64
+    assert "My preset" in bertflow("--help", *words).out
+    shown = yaml.safe_load(bertflow(*words, "--config-name", "nightly", "--cfg", "job").out)
+    assert (shown["debug"], shown["model"]["config"]["hidden_size"]) == (True, 64)
+
+
+def test_an_option_that_stands_twice_is_refused(bertflow: Command, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/tiny.yaml").write_text("defaults: [scratch]\n")
+    refused = bertflow("--config-dir", str(tmp_path), "model=tiny")
+    assert refused.code == 7
+    assert str(tmp_path) in refused.error
+    assert "bertflow_standard" in refused.error
+    assert bertflow("--config-dir", str(tmp_path), "--cfg", "job").code == 0
+
+
+def test_debug_shows_the_traceback(bertflow: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    for words in (["debug=true"], []):
+        run = bertflow("input.ids=[]", *words)
+        assert run.code == 4
+        assert ("Traceback" in run.err) == bool(words)
+        assert run.err.splitlines()[-1].startswith("error: empty batch")
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    assert "Traceback" in bertflow("input.ids=[]").err
+
+
+def test_a_multirun_runs_every_combination(bertflow: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("model=tiny", "-m", "debug=true,false", "model.config.hidden_size=32,64", "output.format=json")
+    documents = bertflow(*words).json
+    assert [document["model"]["config"]["hidden_size"] for document in documents] == [32, 64, 32, 64]
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_multirun_names_what_failed(bertflow: Command) -> None:
+    run = bertflow("-m", "model=tiny", "input.ids=[[5]],[[99999]]", "output.format=json")
+    assert run.code == 4
+    assert len(json.loads(run.out)) == 1
+    assert "id 99999" in run.err
+    assert "input.ids=[[99999]]" in run.err
+
+
+def test_a_run_leaves_no_litter(shell: Command, tmp_path: Path) -> None:
+    assert shell("model=tiny").code == 0
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m bertflow --help | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_in_one_line(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    # The child signals itself from a plugin that is being imported, so that no sleep is needed.
+    (tmp_path / "bertflow_stop/task").mkdir(parents=True)
+    (tmp_path / "bertflow_stop/conf/task").mkdir(parents=True)
+    (tmp_path / "bertflow_stop/__init__.py").touch()
+    (tmp_path / "bertflow_stop/conf/task/stop.yaml").write_text("plugin: stop\n")
+    (tmp_path / "bertflow_stop/task/stop.py").write_text(
+        f"import os, signal, bertflow\n@bertflow.hookimpl\ndef run_task():\n    os.kill(os.getpid(), {int(number)})\n"
+    )
+    info = tmp_path / "bertflow_stop-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bertflow_stop\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[bertflow]\nstop = bertflow_stop\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "bertflow", "task=stop"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == code
+    assert done.stderr.startswith("error: interrupted: ")
+    assert len(done.stderr.splitlines()) == 1
