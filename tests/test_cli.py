@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import Command
 
 import bertflow as package
+from conftest import Command
 
 MISTAKES = [
     (["model=nosuch"], ["model=nosuch", "pretrained", "scratch", "auto"]),
@@ -62,6 +62,7 @@ MISTAKES = [
     (["--config-name", "cofnig"], ["did you mean config?"]),
     (["input=texts"], ["no tokenizer"]),
     (["~model"], ["model"]),
+    (["model=null"], ["model"]),
 ]
 
 

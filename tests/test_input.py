@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import Command, MakeCheckpoint
 
 import bertflow
+from conftest import Command, MakeCheckpoint
 
 
 @pytest.mark.parametrize(

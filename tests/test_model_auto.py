@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import IDS, TINY, Command, MakeCheckpoint
 
 import bertflow
+from conftest import IDS, TINY, Command, MakeCheckpoint
 
 
 def plain(folder: Path, ids: list[list[int]], mask: list[list[int]] | None = None) -> np.ndarray:
     model = transformers.AutoModel.from_pretrained(folder)
     with torch.inference_mode():
         given = None if mask is None else torch.tensor(mask)
-        return model(input_ids=torch.tensor(ids), attention_mask=given).last_hidden_state.numpy()
+        hidden: np.ndarray = model(input_ids=torch.tensor(ids), attention_mask=given).last_hidden_state.numpy()
+    return hidden
 
 
 @pytest.mark.parametrize("model_type", TINY)

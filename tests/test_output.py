@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Command
 from safetensors.numpy import load_file
 
 import bertflow
+from conftest import Command
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import IDS, Command, MakeCheckpoint
 
 import bertflow
+from conftest import IDS, Command, MakeCheckpoint
 
 
 def listing(folder: Path) -> dict[str, bytes]:

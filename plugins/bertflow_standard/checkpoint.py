@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -53,7 +52,7 @@ class Checkpoint:
         """The safetensors files: the one file, or the shards of the index. Raises CheckpointError."""
         single, index = self.folder / WEIGHTS, self.folder / INDEX
         if single.is_symlink() and not single.exists():
-            raise CheckpointError("link leads nowhere", f"{single} -> {os.readlink(single)}", "restore its target")
+            raise CheckpointError("link leads nowhere", f"{single} -> {single.readlink()}", "restore its target")
         if single.is_file():
             return (single,)
         if index.is_file():
@@ -91,7 +90,7 @@ def resolve(name: str, revision: str | None = None, refresh: bool = False, timeo
         ConfigError: a revision of something that has none.
     """
     path = Path(name).expanduser()
-    is_path = name.startswith(("/", "./", "../", "~")) or name.count("/") >= 2 or Path(name).is_absolute()
+    is_path = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or Path(name).is_absolute()
     is_package = name.startswith("pkg://")
     if not path.is_dir() and not is_path and not is_package:
         cached = hub.cached(name, revision)

@@ -32,7 +32,7 @@ def download(repo: str, revision: str | None, timeout: float) -> Path:
         CheckpointError: no such repository or revision, or one without safetensors weights.
     """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError  # type: ignore[attr-defined]
 
     try:
         info = HfApi().model_info(repo, revision=revision, timeout=timeout)

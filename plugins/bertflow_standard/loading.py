@@ -1,7 +1,7 @@
 """Loading a checkpoint into a transformers module: what `model=pretrained` and `model=auto` share.
 
-The module is built on torch's meta device, where it has names and shapes but no memory; then every tensor comes from the
-checkpoint's safetensors, under the rule of `model.weights`.
+The module is built on torch's meta device, where it has names and shapes but no memory; then every tensor comes from
+the checkpoint's safetensors, under the rule of `model.weights`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class Config:
         if not self.checkpoint.strip():
             raise ConfigError("no checkpoint", "model.checkpoint", "give a folder, a Hub id or pkg://package/folder")
         if self.hub_timeout <= 0:
-            raise ConfigError("wrong value", f"model.hub_timeout={self.hub_timeout}", "give a positive number of seconds")
+            raise ConfigError(
+                "wrong value", f"model.hub_timeout={self.hub_timeout}", "give a positive number of seconds"
+            )
 
 
 def build(config: Config, model_type: str | None = None) -> TransformersModel:
@@ -123,7 +125,8 @@ def load(config: Config, model: TransformersModel) -> tuple[TransformersModel, W
     used = [tensor for name, tensor in checkpoint.tensors.items() if name not in {*unused, *buffers}]
     casts = Counter(t.dtype for t in used if t.dtype in _TORCH_NAMES and _TORCH_NAMES[t.dtype] != dtype)
     report = WeightsReport(
-        source=str(checkpoint.folder),
+        source=checkpoint.name,
+        files=[str(path) for path in checkpoint.weights],
         loaded=len(used),
         random=missing,
         unused=[*unused, *buffers],
@@ -136,7 +139,7 @@ def load(config: Config, model: TransformersModel) -> tuple[TransformersModel, W
 def _dtype(asked: Dtype, model: TransformersModel, checkpoint: Checkpoint) -> str:
     """Return torch's name of the dtype: the one asked for, the config's, or the first float in the weights."""
     if asked is not Dtype.auto:
-        return asked.value
+        return asked.name
     if model.module.config.dtype is not None:
         return str(model.module.config.dtype).removeprefix("torch.")
     return next((_TORCH_NAMES[t.dtype] for t in checkpoint.tensors.values() if t.dtype in _TORCH_NAMES), "float32")
@@ -151,7 +154,9 @@ def _read_tensors(checkpoint: Checkpoint) -> dict[str, Any]:
             with safe_open(str(path), framework="pt") as file:
                 tensors.update({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118  # no mapping
         except SafetensorError as error:
-            raise CheckpointError(f"weights file is damaged ({error})", str(path), "download or save it again") from error
+            raise CheckpointError(
+                f"weights file is damaged ({error})", str(path), "download or save it again"
+            ) from error
     return tensors
 
 

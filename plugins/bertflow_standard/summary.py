@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import textwrap
 from collections.abc import Iterator
 from enum import Enum
 from typing import Any
@@ -41,7 +42,7 @@ def _table(result: Result, values: bool) -> str:
     from rich.table import Table
 
     text = io.StringIO()
-    console = Console(file=text, width=110, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = Console(file=text, width=1000, highlight=False, markup=False, emoji=False)
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for name, value in _lines(result):
         table.add_row(name, value)
@@ -59,8 +60,8 @@ def _lines(result: Result) -> Iterator[tuple[str, str]]:
         size = f", {count:,} parameters" if count is not None else ""
         dtype = f", {result.model['dtype']}" if result.model["dtype"] else ""
         yield "model", f"{result.model['architecture']} (model={result.model['option']}){size}{dtype}"
-        for key, value in result.model["config"].items():
-            yield f"  {key}", json.dumps(value, default=str)
+        config = " ".join(f"{key}={_compact(value)}" for key, value in result.model["config"].items())
+        yield "config", textwrap.fill(config, 90, break_long_words=False, break_on_hyphens=False)
     if result.weights:
         yield from _weights(result.weights)
     for name, array in result.outputs.items():
@@ -71,6 +72,11 @@ def _lines(result: Result) -> Iterator[tuple[str, str]]:
         yield "saved", result.saved["path"]
         for name, size in result.saved["files"].items():
             yield f"  {name}", _size(size)
+
+
+def _compact(value: Any) -> str:
+    """Return a config value without spaces, so that a line never breaks inside it."""
+    return json.dumps(value, default=str, separators=(",", ":"))
 
 
 def _weights(report: WeightsReport) -> Iterator[tuple[str, str]]:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +41,7 @@ class Head(Enum):
 
     masked_lm = "AutoModelForMaskedLM"
     sequence_classification = "AutoModelForSequenceClassification"
-    token_classification = "AutoModelForTokenClassification"  # noqa: S105  # no password
+    token_classification = "AutoModelForTokenClassification"  # no password
     question_answering = "AutoModelForQuestionAnswering"
 
 
@@ -209,8 +210,12 @@ def save_model(model: TransformersModel, folder: Path, max_shard_size: str) -> S
 
 @hookimpl
 def describe_model(model: TransformersModel) -> ModelDescription:
-    """Describe the module by its class, its parameters and its config."""
-    config = {key: value for key, value in model.module.config.to_dict().items() if key not in _HOUSEKEEPING}
+    """Describe the module by its class, its parameters and its config, the architecture's own fields first."""
+    from transformers import PreTrainedConfig
+
+    common = {field.name for field in dataclasses.fields(PreTrainedConfig)} | {"output_attentions"}
+    fields = {key: value for key, value in model.module.config.to_dict().items() if key not in _HOUSEKEEPING}
+    config = dict(sorted(fields.items(), key=lambda item: item[0] in common))
     return ModelDescription(
         architecture=type(model.module).__name__,
         parameters=sum(part.numel() for part in model.module.parameters()),
@@ -220,4 +225,4 @@ def describe_model(model: TransformersModel) -> ModelDescription:
     )
 
 
-_HOUSEKEEPING = {"_name_or_path", "architectures", "dtype", "return_dict", "transformers_version"}
+_HOUSEKEEPING = {"_name_or_path", "architectures", "dtype", "model_type", "return_dict", "transformers_version"}

@@ -65,10 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run bertflow as a command and return its exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
     try:
-        with _sigterm_raises():
-            # What a plugin or a library prints must not stand in the result.
-            with contextlib.redirect_stdout(sys.stderr):
-                text, code = command(parse(words))
+        # What a plugin or a library prints must not stand in the result.
+        with _sigterm_raises(), contextlib.redirect_stdout(sys.stderr):
+            text, code = command(parse(words))
         sys.stdout.write(text)
         sys.stdout.flush()
         return code
@@ -204,7 +203,7 @@ def _multirun(flags: argparse.Namespace) -> tuple[str, int]:
     available = config.catalogue(flags.config_dir)
     words = [config.literal(word, multirun=True) for word in flags.words]
     job = functools.partial(_job, config_dirs=tuple(str(Path(folder).resolve()) for folder in flags.config_dir))
-    job.__module__ = __name__  # type: ignore[attr-defined]  # Hydra asks the task function for its module.
+    job.__module__ = __name__  # Hydra asks the task function for its module.
     with tempfile.TemporaryDirectory(prefix="bertflow-") as folder, config.hydra_app(available) as hydra:
         places = [f"hydra.sweep.dir={folder}"] if not any(w.startswith("hydra.sweep.dir=") for w in words) else []
         try:

@@ -37,7 +37,7 @@ PRIMARY = "config"
 class Composition:
     """A composed and validated config, the option chosen in each group, and the activated plugins.
 
-    `config` holds the values as Hydra reads them, `typed` the same values in the types of the plugins' `Config` classes.
+    `config` holds the values as Hydra reads them, `typed` the same in the types of the plugins' `Config` classes.
     """
 
     config: DictConfig
@@ -130,11 +130,11 @@ def compose_hydra(words: Sequence[str], available: Catalogue, config_name: str =
     with hydra_app(available) as hydra:
         try:
             return hydra.compose_config(config_name, readable, RunMode.RUN, from_shell=False)
-        except (HydraException, OmegaConfBaseException) as error:
+        except Exception as error:  # Hydra answers some words with a ValueError or an assertion.
             # Without the settings, the options alone compose: they tell which option a wrong key was meant for.
             options = [word for word in readable if word.partition("=")[0] in GROUPS]
             choices: Mapping[str, str] = {}
-            with contextlib.suppress(HydraException, OmegaConfBaseException):
+            with contextlib.suppress(Exception):
                 choices = hydra.compose_config(config_name, options, RunMode.RUN).hydra.runtime.choices
             raise explain(error, available, choices) from error
 
@@ -164,17 +164,25 @@ def validate(
 
 def _selection(composed: DictConfig, choices: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
     """Yield (group, option, plugin module) of every selected option."""
+    for key, node in selected(composed):
+        group, _, extension = key.partition(".")
+        option = extension or str(choices.get(group))
+        if node is None:
+            raise ConfigError("no option is selected", group, f"write {group}=<option>; --help lists them")
+        plugin = node.get("plugin") if isinstance(node, DictConfig) else None
+        if not isinstance(plugin, str):
+            raise ConfigError("option names no plugin", f"{group}={option}", "its YAML starts with `plugin: <module>`")
+        yield group, option, plugin
+
+
+def selected(composed: DictConfig) -> Iterator[tuple[str, Any]]:
+    """Yield the key and the config of every selected plugin; an extension's key is `extension.<option>`."""
     for group in GROUPS:
         node = composed.get(group)
-        if group == "extension":
-            parts = [(name, part) for name, part in (node or {}).items()]
+        if group != "extension":
+            yield group, node
         else:
-            parts = [(choices.get(group) or "null", node)]
-        for option, part in parts:
-            plugin = part.get("plugin") if isinstance(part, DictConfig) else None
-            if not isinstance(plugin, str):
-                raise ConfigError("option names no plugin", f"{group}={option}", "its YAML starts with `plugin: <module>`")
-            yield group, str(option), plugin
+            yield from ((f"{group}.{name}", part) for name, part in (node or {}).items())
 
 
 def _keep_text(composed: DictConfig, types: DictConfig, words: Sequence[str]) -> None:
@@ -205,6 +213,8 @@ def literal(word: str, multirun: bool = False) -> str:
         parsed = None
     if parsed is None and not (equals and re.fullmatch(r"(~|\+\+?)?[\w./@-]+", key)):
         raise ConfigError("not a setting", word, "write group=option or group.key=value")
+    if key in GROUPS and value in ("", "null"):
+        raise ConfigError("no option is selected", word, f"write {key}=<option>; --help lists them")
     if parsed is None:
         if value[:1] in tuple("'\"[{") and not key.startswith("input."):
             raise ConfigError("value cannot be read", word, "close its quote, bracket or brace")
@@ -221,7 +231,7 @@ def explain(error: Exception, available: Catalogue, choices: Mapping[str, str]) 
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
         primaries = [path.stem for folder, _ in available.conf_dirs for path in folder.glob("*.yaml")]
-        options = error.options or available.options.get(group, primaries)
+        options = error.options or list(available.options.get(group, primaries))
         return ConfigError("no such option", f"{group}={option}".lstrip("="), did_you_mean(option, options))
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
         return _unknown_key(cause, available, choices)

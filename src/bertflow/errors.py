@@ -55,7 +55,9 @@ class StorageError(BertflowError):
     def of(cls, error: OSError) -> StorageError:
         """Say in one line what the operating system refused."""
         where = error.filename if error.filename is not None else type(error).__name__
-        return cls((error.strerror or str(error)).lower(), str(where), "check the path, its permissions and the free space")
+        return cls(
+            (error.strerror or str(error)).lower(), str(where), "check the path, its permissions and the free space"
+        )
 
 
 class NetworkError(BertflowError):

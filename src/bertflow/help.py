@@ -12,10 +12,11 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bertflow.config import compose_hydra
+from bertflow.config import compose_hydra, selected
 from bertflow.plugins import GROUPS, Catalogue
 
 _KEY_WIDTH = 52
@@ -54,17 +55,15 @@ def _options(composed: DictConfig, available: Catalogue) -> Iterator[str]:
 
 
 def _keys(composed: DictConfig, available: Catalogue) -> Iterator[str]:
-    for group in GROUPS:
-        node = composed.get(group) or {}
-        for prefix, part in (
-            [(f"{group}.{name}", value) for name, value in node.items()] if group == "extension" else [(group, node)]
-        ):
-            # A preset inherits its plugin; the plugin's own option is where the keys are described.
-            places = available.options[group].get(str(part.get("plugin")), ())
-            words = key_words(places[0].path) if places else {}
-            for key, value in _leaves(part):
-                if key != "plugin":
-                    yield _key(f"{prefix}.{key}", value, words.get(key, ""))
+    for prefix, node in selected(composed):
+        # A preset inherits its plugin; the plugin's own option is where the keys are described.
+        if not isinstance(node, DictConfig):
+            continue
+        places = available.options[prefix.partition(".")[0]].get(str(node.get("plugin")), ())
+        words = key_words(places[0].path) if places else {}
+        for key, value in _leaves(OmegaConf.to_container(node)):
+            if key != "plugin":
+                yield _key(f"{prefix}.{key}", value, words.get(key, ""))
     primary = key_words(available.core_conf / "config.yaml")
     yield _key("debug", composed.get("debug"), primary.get("debug", ""))
 
@@ -76,12 +75,10 @@ def _key(key: str, value: object, words: str) -> str:
     return f"  {setting:<{_KEY_WIDTH}}{gap}{'  ' if gap else ''} {words}".rstrip()
 
 
-def _leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, object]]:
-    plain = OmegaConf.to_container(node, resolve=False)
-    assert isinstance(plain, dict)
+def _leaves(plain: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
     for key, value in plain.items():
         if isinstance(value, dict) and value:
-            yield from _leaves(node[key], f"{prefix}{key}.")
+            yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

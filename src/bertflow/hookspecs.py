@@ -1,8 +1,8 @@
 """Every hook: its signature, its meaning, who calls it and what it may return.
 
-A plugin implements a hook by defining a function of the same name, marked with `@bertflow.hookimpl`, that takes those of
-the arguments it needs. `flow` is the run (`bertflow.flow.Flow`); `config` is the plugin's own part of the config, as the
-plugin's typed `Config`. In a wrapper, `config` is that of the plugin which is wrapped.
+A plugin implements a hook by defining a function of the same name, marked with `@bertflow.hookimpl`, that takes those
+of the arguments it needs. `flow` is the run (`bertflow.flow.Flow`); `config` is the plugin's own part of the config,
+as the plugin's typed `Config`. In a wrapper, `config` is that of the plugin which is wrapped.
 """
 
 from __future__ import annotations
@@ -44,11 +44,13 @@ class ModelDescription:
 class WeightsReport:
     """Where a model's tensors came from.
 
-    `loaded` counts the tensors read from `source`; `random` names those drawn at random, `unused` those that the
-    checkpoint holds and the model has no place for; `cast` counts the changes of dtype, such as `{"F16->F32": 12}`.
+    `loaded` counts the tensors read from the `files` of `source`; `random` names those drawn at random, `unused` those
+    that the checkpoint holds and the model has no place for; `cast` counts the changes of dtype, such as
+    `{"F16->F32": 12}`.
     """
 
     source: str
+    files: Sequence[str] = ()
     loaded: int = 0
     random: Sequence[str] = ()
     unused: Sequence[str] = ()
@@ -118,8 +120,8 @@ def forward(flow: Flow, config: Any, model: Any, batch: Batch) -> Outputs:
 def save_model(flow: Flow, config: Any, model: Any, folder: Path, max_shard_size: str) -> Sequence[Path]:
     """Write everything that loading the model again needs into `folder`. Owed by `model`; called by `save` plugins.
 
-    `folder` exists, is empty and is not yet the final place; `max_shard_size` is the largest weights file, such as `5GB`.
-    Returns the files written.
+    `folder` exists, is empty and is not yet the final place; `max_shard_size` is the largest weights file, such as
+    `5GB`. Returns the files written.
     """
 
 

@@ -1,7 +1,8 @@
 """Finding plugins without importing them, and activating those that a config selects.
 
-A plugin package is named by an entry point of group `bertflow` and holds two kinds of folder: `conf/<group>/<option>.yaml`
-and `<group>/<module>.py`. Discovery reads metadata and lists folders; only `activate` imports, and only what is selected.
+A plugin package is named by an entry point of group `bertflow` and holds two kinds of folder:
+`conf/<group>/<option>.yaml` and `<group>/<module>.py`. Discovery reads metadata and lists folders; only `activate`
+imports, and only what is selected.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pluggy
 
@@ -92,7 +92,9 @@ class Catalogue:
     def conf_dirs(self) -> tuple[tuple[Path, str], ...]:
         """Folder and owner of every place for YAML files: the core's first, then the packages', then the user's."""
         packages = [(p.conf, p.import_name) for p in self.packages if p.conf]
-        standard = next((p.import_name for p in self.packages if p.distribution == "bertflow" and not p.conf), "bertflow")
+        standard = next(
+            (p.import_name for p in self.packages if p.distribution == "bertflow" and not p.conf), "bertflow"
+        )
         return ((self.core_conf, standard), *packages, *((d, str(d)) for d in self.config_dirs))
 
     @cached_property

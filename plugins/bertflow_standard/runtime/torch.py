@@ -87,14 +87,17 @@ def _device(asked: str) -> str:
     kind, _, index = asked.partition(":")
     if not there.get(kind) or (index and not (index.isdigit() and int(index) < max(1, torch.cuda.device_count()))):
         usable = ", ".join(name for name, usable in there.items() if usable)
-        raise ConfigError("no such device on this machine", f"runtime.device={asked}", f"choose auto or one of {usable}")
+        raise ConfigError(
+            "no such device on this machine", f"runtime.device={asked}", f"choose auto or one of {usable}"
+        )
     return asked
 
 
 @hookimpl
 def make_batches(config: Config, rows: Iterable[Row], pad_token_id: int) -> Iterator[Batch]:
     """Fill batches in the order of the rows, each up to `batch_tokens` with its padding, and at least one row."""
-    device, batch, longest = _device(config.device), [], 0
+    device, longest = _device(config.device), 0
+    batch: list[Row] = []
     for row in rows:
         longest = max(longest, len(row["input_ids"]))
         if batch and longest * (len(batch) + 1) > config.batch_tokens:

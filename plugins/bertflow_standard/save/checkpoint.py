@@ -60,4 +60,4 @@ def save_checkpoint(flow: Flow, config: Config, model: Any) -> dict[str, Any]:
             path.rename(old)
         new.rename(path)
         shutil.rmtree(old, ignore_errors=True)
-    return {"path": str(path), "files": sizes}
+    return {"path": str(Path(config.path).expanduser()), "files": sizes}
