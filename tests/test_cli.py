@@ -53,6 +53,12 @@ MISTAKES = [
     (["model.config.problem_type=regresion"], ["did you mean regression?"]),
     (["runtime.batch_tokens=0"], ["runtime.batch_tokens=0"]),
     (["runtime.threads=0"], ["runtime.threads=0"]),
+    (["runtime.device=cdua"], ["did you mean cuda?"]),
+    (["runtime.device=cuda:x"], ["runtime.device=cuda:x"]),
+    (["save=checkpoint", "save.path=x", "save.max_shard_size=big"], ["save.max_shard_size=big", "5GB"]),
+    (["model=pretrained", "model.checkpoint=${nope}"], ["model.checkpoint", "nope"]),
+    (["+task.pooling=mean"], ["task.pooling in task=forward"]),
+    (["+model._target_=os.system"], ["model._target_"]),
     (["model=scratch,tiny"], ["--multirun"]),
     (["model.config.hidden_size=[1"], ["model.config.hidden_size=[1", "bracket"]),
     (["nonsense"], ["nonsense", "group=option"]),
@@ -183,6 +189,16 @@ def test_a_config_folder_of_ones_own(bertflow: Command, tmp_path: Path) -> None:
     assert "My preset" in bertflow("--help", *words).out
     shown = yaml.safe_load(bertflow(*words, "--config-name", "nightly", "--cfg", "job").out)
     assert (shown["debug"], shown["model"]["config"]["hidden_size"]) == (True, 64)
+
+
+def test_a_broken_file_in_a_config_folder_is_named(bertflow: Command, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/mine.yaml").write_text("plugin: scratch\n  config: [\n")
+    refused = bertflow("--config-dir", str(tmp_path), "model=mine")
+    assert refused.code == 2
+    assert str(tmp_path / "model/mine.yaml") in refused.error
+    (tmp_path / "model/mine.yaml").write_text("config: {}\n")
+    assert "plugin: <module>" in bertflow("--config-dir", str(tmp_path), "model=mine").error
 
 
 def test_an_option_that_stands_twice_is_refused(bertflow: Command, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bertflow.errors import BertflowError, ConfigError, did_you_mean
+from bertflow.errors import BertflowError, ConfigError, StorageError, did_you_mean
 
 EXIT_CLOSED_PIPE = 5
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
@@ -112,6 +112,8 @@ def outcome(error: BaseException) -> tuple[str, int]:
         return "interrupted: SIGINT - nothing is half-written; run it again", 130
     if isinstance(error, _Terminated):
         return "interrupted: SIGTERM - nothing is half-written; run it again", 143
+    if isinstance(error, OSError):
+        return str(StorageError.of(error)), StorageError.exit_code
     reason = " ".join(f"{type(error).__name__} {error}".split())
     return f"internal error: {reason} - debug=true shows where; please report it", 1
 
@@ -199,6 +201,7 @@ def _multirun(flags: argparse.Namespace) -> tuple[str, int]:
     from omegaconf.errors import OmegaConfBaseException
 
     from bertflow import config
+    from bertflow.explain import explain
 
     available = config.catalogue(flags.config_dir)
     words = [config.literal(word, multirun=True) for word in flags.words]
@@ -209,7 +212,7 @@ def _multirun(flags: argparse.Namespace) -> tuple[str, int]:
         try:
             batches = hydra.multirun(flags.config_name, job, [*words, *places, "hydra.mode=MULTIRUN"], False)
         except (HydraException, OmegaConfBaseException) as error:
-            raise config.explain(error, available, {}) from error
+            raise explain(error, available) from error
     outcomes = [returned.return_value for batch in batches for returned in batch]
     for failed in (o for o in outcomes if o.error):
         print(f"error: {failed.error} [{' '.join(failed.words)}]", file=sys.stderr)

@@ -21,16 +21,22 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import BooleanNode, DictConfig, EnumNode, OmegaConf, StringNode, open_dict
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf import BooleanNode, DictConfig, OmegaConf, StringNode, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
-from bertflow.errors import ConfigError, did_you_mean
+from bertflow.errors import ConfigError
+from bertflow.explain import explain
 from bertflow.plugins import GROUPS, Active, Catalogue, activate, discover
 
 PRIMARY = "config"
 """The config that a run starts from: `conf/config.yaml`, or the user's own with `--config-name`."""
+
+
+@dataclass
+class NoSettings:
+    """The `Config` of a plugin that has no keys."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +52,18 @@ class Composition:
     active: Active
 
     def settings(self) -> dict[str, Any]:
-        """Return each plugin's part of the config: an instance of its `Config`, or a DictConfig where it has none.
+        """Return each plugin's part of the config as an instance of its `Config`.
 
         Raises:
             ConfigError: a value is missing, or the plugin's own `__post_init__` refuses it.
         """
-        missing = sorted(OmegaConf.missing_keys(self.typed))
-        if missing:
-            raise ConfigError("a value is missing", missing[0], f"give it: {missing[0]}=...")
-        nodes = {key: OmegaConf.select(self.typed, key) for key in self.active.modules}
-        typed = {key for key, module in self.active.modules.items() if hasattr(module, "Config")}
-        return {key: OmegaConf.to_object(node) if key in typed else node for key, node in nodes.items()}
+        try:
+            missing = sorted(OmegaConf.missing_keys(self.typed))
+            if missing:
+                raise ConfigError("a value is missing", missing[0], f"give it: {missing[0]}=...")
+            return {key: OmegaConf.to_object(OmegaConf.select(self.typed, key)) for key in self.active.modules}
+        except OmegaConfBaseException as error:
+            raise explain(error) from error
 
 
 def conf_dir() -> Path:
@@ -144,10 +151,9 @@ def validate(
 ) -> Composition:
     """Activate what the composed config selects, and check every value against the plugins' types."""
     active = activate(_selection(composed, choices), available)
-    schema = {key: module.Config for key, module in active.modules.items() if hasattr(module, "Config")}
     types = OmegaConf.create({"debug": BooleanNode(False)})
-    for key, config_class in schema.items():
-        OmegaConf.update(types, key, OmegaConf.structured(config_class), force_add=True)
+    for key, module in active.modules.items():
+        OmegaConf.update(types, key, OmegaConf.structured(getattr(module, "Config", NoSettings)), force_add=True)
     _keep_text(composed, types, words)
     values = copy.deepcopy(composed)
     for key in active.modules:
@@ -223,59 +229,3 @@ def literal(word: str, multirun: bool = False) -> str:
     elif "." not in key:
         raise ConfigError("several values at once", word, "choose one, or add --multirun to run them all")
     return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
-
-
-def explain(error: Exception, available: Catalogue, choices: Mapping[str, str]) -> ConfigError:
-    """Turn what Hydra and OmegaConf say into one line with a suggestion."""
-    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = error.missing_cfg_file.rpartition("/")
-        primaries = [path.stem for folder, _ in available.conf_dirs for path in folder.glob("*.yaml")]
-        options = error.options or list(available.options.get(group, primaries))
-        return ConfigError("no such option", f"{group}={option}".lstrip("="), did_you_mean(option, options))
-    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
-        return _unknown_key(cause, available, choices)
-    if isinstance(cause, ValidationError) and cause.full_key and cause.value is None:
-        return ConfigError("a value is missing", cause.full_key, f"give it: {cause.full_key}=...")
-    if isinstance(cause, ValidationError) and cause.full_key:
-        reason = str(cause.msg).splitlines()[0]
-        return ConfigError("wrong value", cause.full_key, _value_hint(cause, reason))
-    text = str(error).strip() or str(cause)
-    unmatched = re.match(r"Could not override '([^']+)'", text)
-    if unmatched:
-        known = [*GROUPS, "debug"]
-        return ConfigError("no such group", unmatched[1], did_you_mean(unmatched[1], known))
-    return ConfigError("config cannot be composed", text.splitlines()[0], "see --help for groups, options and keys")
-
-
-def _unknown_key(error: OmegaConfBaseException, available: Catalogue, choices: Mapping[str, str]) -> ConfigError:
-    full_key = str(error.full_key)
-    group, _, key = full_key.partition(".")
-    if not key or group not in GROUPS:
-        return ConfigError("no such setting", full_key, did_you_mean(group, [*GROUPS, "debug"]))
-    place = f"{full_key} in {group}={choices.get(group)}"
-    # An option that names a plugin lists all its keys; a preset only those that it changes.
-    files = {name: OmegaConf.load(places[0].path) for name, places in available.options[group].items()}
-    owners = [name for name, content in files.items() if "plugin" in content and _has_key(content, key)]
-    siblings = [str(k) for k in error.parent_node if k != "plugin"] if error.parent_node is not None else []
-    if owners and choices.get(group) not in owners:
-        have = " and ".join(f"{group}={name}" for name in owners)
-        verb = "has" if len(owners) == 1 else "have"
-        return ConfigError("no such setting", place, f"{have} {verb} it: add {group}={owners[0]}")
-    return ConfigError("no such setting", place, did_you_mean(key.rpartition(".")[2], siblings))
-
-
-def _has_key(content: Any, key: str) -> bool:
-    *parents, last = key.split(".")
-    for name in parents:
-        content = content.get(name) if isinstance(content, DictConfig) else None
-    return isinstance(content, DictConfig) and last in list(content)
-
-
-def _value_hint(error: ValidationError, reason: str) -> str:
-    kind = error.parent_node._get_node(error.key) if isinstance(error.parent_node, DictConfig) else None
-    if isinstance(kind, EnumNode):
-        return f"{error.value} is none of its values, {did_you_mean(str(error.value), kind.enum_type.__members__)}"
-    if isinstance(error.value, str) and "," in error.value:
-        return f"{reason}; to run several values add --multirun"
-    return reason

@@ -74,7 +74,7 @@ class Flow:
             raise
         except OSError as error:
             raise StorageError.of(error) from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             who = self._active.blame(error, group or hook)
             raise PluginError(f"{type(error).__name__} in {hook} ({error})", who, "debug=true shows where") from error
         if group and result is None and hook in GROUPS[group].owes:
@@ -154,8 +154,8 @@ class Flow:
         saved: dict[str, Any] = self.call("save_checkpoint", model=self.model())
         return saved
 
-    def result(self, outputs: Mapping[str, Any]) -> Result:
-        """Save the model if asked to, and put the outputs and the story of the model into one result."""
+    def result(self, outputs: Mapping[str, Any], saved: Mapping[str, Any]) -> Result:
+        """Put the outputs and the story of the model behind them into one result."""
         what = self.description()
         model = {
             "option": self.choices.get("model"),
@@ -165,7 +165,7 @@ class Flow:
             "config": dict(what.config),
         }
         task = str(self.choices.get("task"))
-        return Result(task, model, self.weights(), dict(outputs), saved=self.save() or None)
+        return Result(task, model, self.weights(), dict(outputs), saved=dict(saved) or None)
 
 
 def _row(item: Any) -> Row:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from bertflow import hookimpl
-from bertflow.errors import ConfigError
+from bertflow.errors import ConfigError, did_you_mean
 from bertflow.flow import Flow
 from bertflow.hookspecs import Batch, Row
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 @dataclass
@@ -23,7 +25,10 @@ class Config:
     seed: int
 
     def __post_init__(self) -> None:
-        """Refuse numbers that torch would misread."""
+        """Refuse what torch would misread, before it is imported."""
+        kind, _, index = self.device.partition(":")
+        if kind not in DEVICES or (index and not index.isdigit()):
+            raise ConfigError("wrong value", f"runtime.device={self.device}", did_you_mean(kind, DEVICES))
         if self.threads is not None and self.threads < 1:
             raise ConfigError("wrong value", f"runtime.threads={self.threads}", "give at least 1, or null")
         if self.batch_tokens < 1:
@@ -58,7 +63,8 @@ def _seeded(seed: int) -> Iterator[None]:
 
 @hookimpl(wrapper=True)
 def build_model(flow: Flow) -> Generator[None, Any, Any]:
-    """Seed what is drawn while the model is built."""
+    """Refuse a device that this machine lacks, and seed what is drawn while the model is built."""
+    _device(flow.settings["runtime"].device)
     with _seeded(flow.settings["runtime"].seed):
         return (yield)
 
@@ -83,13 +89,11 @@ def _device(asked: str) -> str:
 
     if asked == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    kind, _, index = asked.partition(":")
-    if not there.get(kind) or (index and not (index.isdigit() and int(index) < max(1, torch.cuda.device_count()))):
-        usable = ", ".join(name for name, usable in there.items() if usable)
-        raise ConfigError(
-            "no such device on this machine", f"runtime.device={asked}", f"choose auto or one of {usable}"
-        )
+    cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    usable = ["cpu", *(["cuda", *cuda] if cuda else []), *(["mps"] if torch.backends.mps.is_available() else [])]
+    if asked not in usable:
+        fix = f"choose auto or one of {', '.join(usable)}"
+        raise ConfigError("no such device on this machine", f"runtime.device={asked}", fix)
     return asked
 
 

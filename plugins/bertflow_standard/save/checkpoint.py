@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -21,6 +22,12 @@ class Config:
     path: str
     overwrite: bool
     max_shard_size: str
+
+    def __post_init__(self) -> None:
+        """Refuse a size that the writer could not read, before anything is computed."""
+        if not re.fullmatch(r"\d+(\.\d+)?\s*[KMGT]?B", self.max_shard_size, flags=re.IGNORECASE):
+            where = f"save.max_shard_size={self.max_shard_size}"
+            raise ConfigError("not a size", where, "write a number and a unit, such as 500MB or 5GB")
 
 
 def _target(config: Config) -> Path:

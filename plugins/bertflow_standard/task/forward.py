@@ -14,7 +14,8 @@ from bertflow.hookspecs import Result
 def run_task(flow: Flow) -> Result:
     """Run all rows and join the batches."""
     batches = list(flow.map())
-    return flow.result({name: _join([batch[name] for batch in batches]) for name in batches[0]})
+    outputs = {name: _join([batch[name] for batch in batches]) for name in batches[0]}
+    return flow.result(outputs, saved=flow.save())
 
 
 def _join(parts: Sequence[Any]) -> Any:

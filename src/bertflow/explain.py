@@ -1,0 +1,90 @@
+"""What Hydra and OmegaConf complain of, as one line with a suggestion."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from hydra.errors import MissingConfigException
+from omegaconf import DictConfig, EnumNode, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from bertflow.errors import ConfigError, did_you_mean
+from bertflow.plugins import GROUPS, Catalogue, Option
+
+Options = Mapping[str, Mapping[str, tuple[Option, ...]]]
+
+
+def explain(
+    error: Exception, available: Catalogue | None = None, choices: Mapping[str, str] | None = None
+) -> ConfigError:
+    """Turn what Hydra and OmegaConf say into one line with a suggestion.
+
+    Args:
+        error: their exception.
+        available: what there is, for a suggestion from another option.
+        choices: the option chosen in each group, as far as it is known.
+    """
+    options = available.options if available else {}
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        primaries = (
+            [path.stem for folder, _ in available.conf_dirs for path in folder.glob("*.yaml")] if available else []
+        )
+        known = error.options or list(options.get(group, primaries))
+        return ConfigError("no such option", f"{group}={option}".lstrip("="), did_you_mean(option, known))
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        return _wrong_setting(cause, options, choices or {})
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        return ConfigError("not valid YAML", f"{mark.name}, line {mark.line + 1}", "mend the file")
+    text = str(error).strip() or str(cause)
+    unmatched = re.match(r"Could not override '([^']+)'", text)
+    if unmatched:
+        return ConfigError("no such group", unmatched[1], did_you_mean(unmatched[1], [*GROUPS, "debug"]))
+    return ConfigError("config cannot be composed", text.splitlines()[0], "see --help for groups, options and keys")
+
+
+def _wrong_setting(error: OmegaConfBaseException, options: Options, choices: Mapping[str, str]) -> ConfigError:
+    key = str(error.full_key)
+    if isinstance(error, ConfigKeyError | ConfigAttributeError):
+        return _unknown_key(error, options, choices)
+    if isinstance(error, ValidationError) and error.value is None:
+        return ConfigError("a value is missing", key, f"give it: {key}=...")
+    return ConfigError("wrong value", key, _value_hint(error))
+
+
+def _unknown_key(error: OmegaConfBaseException, options: Options, choices: Mapping[str, str]) -> ConfigError:
+    full_key = str(error.full_key)
+    group, _, key = full_key.partition(".")
+    if not key or group not in GROUPS:
+        return ConfigError("no such setting", full_key, did_you_mean(group, [*GROUPS, "debug"]))
+    place = f"{full_key} in {group}={choices.get(group)}"
+    # An option that names a plugin lists all its keys; a preset only those that it changes.
+    files = {name: OmegaConf.load(places[0].path) for name, places in options.get(group, {}).items()}
+    owners = [name for name, content in files.items() if "plugin" in content and _has_key(content, key)]
+    siblings = [str(k) for k in error.parent_node if k != "plugin"] if error.parent_node is not None else []
+    if owners and choices.get(group) not in owners:
+        have = " and ".join(f"{group}={name}" for name in owners)
+        verb = "has" if len(owners) == 1 else "have"
+        return ConfigError("no such setting", place, f"{have} {verb} it: add {group}={owners[0]}")
+    return ConfigError("no such setting", place, did_you_mean(key.rpartition(".")[2], siblings))
+
+
+def _has_key(content: Any, key: str) -> bool:
+    *parents, last = key.split(".")
+    for name in parents:
+        content = content.get(name) if isinstance(content, DictConfig) else None
+    return isinstance(content, DictConfig) and last in list(content)
+
+
+def _value_hint(error: OmegaConfBaseException) -> str:
+    value, reason = getattr(error, "value", None), str(error.msg).splitlines()[0]
+    kind = error.parent_node._get_node(error.key) if isinstance(error.parent_node, DictConfig) else None
+    if isinstance(kind, EnumNode):
+        return f"{value} is none of its values, {did_you_mean(str(value), kind.enum_type.__members__)}"
+    if isinstance(value, str) and "," in value:
+        return f"{reason}; to run several values add --multirun"
+    return reason
