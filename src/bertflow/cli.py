@@ -178,12 +178,13 @@ class Outcome:
 
 def _job(job_config: Any, config_dirs: Sequence[str]) -> Outcome:
     from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
 
     from bertflow import config
     from bertflow.flow import Flow
 
     hydra = HydraConfig.get()
-    words = tuple(hydra.overrides.task)
+    words = tuple(OmegaConf.to_container(hydra.overrides.task, resolve=False))
     try:
         available = config.catalogue(config_dirs)
         flow = Flow(config.validate(job_config, dict(hydra.runtime.choices), words, available))

@@ -125,10 +125,10 @@ def compose(*overrides: str, config_dir: str | Path | None = None, config_name: 
 def compose_run(words: Sequence[str], available: Catalogue, config_name: str = PRIMARY) -> Composition:
     """Compose, activate the selected plugins, and merge the config into their types. Raises as `compose` does."""
     composed = compose_hydra(words, available, config_name)
-    hydra = composed.hydra
+    choices = dict(composed.hydra.runtime.choices)
     with open_dict(composed):
         del composed["hydra"]
-    return validate(composed, dict(hydra.runtime.choices), list(hydra.overrides.task), available)
+    return validate(composed, choices, words, available)
 
 
 def compose_hydra(words: Sequence[str], available: Catalogue, config_name: str = PRIMARY) -> DictConfig:
