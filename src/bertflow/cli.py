@@ -184,16 +184,16 @@ def _job(job_config: Any, config_dirs: Sequence[str]) -> Outcome:
     from bertflow.flow import Flow
 
     hydra = HydraConfig.get()
-    words = tuple(OmegaConf.to_container(hydra.overrides.task, resolve=False))
+    words: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     try:
         available = config.catalogue(config_dirs)
         flow = Flow(config.validate(job_config, dict(hydra.runtime.choices), words, available))
-        return Outcome(words, text=flow.render(flow.run()))
+        return Outcome(tuple(words), text=flow.render(flow.run()))
     except Exception as error:
         line, code = outcome(error)
         if _wants_traceback(words):
             traceback.print_exc()
-        return Outcome(words, error=line, code=code)
+        return Outcome(tuple(words), error=line, code=code)
 
 
 def _multirun(flags: argparse.Namespace) -> tuple[str, int]:

@@ -198,7 +198,8 @@ def _keep_text(composed: DictConfig, types: DictConfig, words: Sequence[str]) ->
         parent, _, name = key.rpartition(".")
         node = OmegaConf.select(types, parent) if parent else None
         field = node._get_node(name, validate_access=False) if isinstance(node, DictConfig) else None
-        value = OmegaConf.select(composed, key) if isinstance(field, StringNode) else None
+        is_text = isinstance(field, StringNode) and "${" not in text
+        value = OmegaConf.select(composed, key) if is_text else None
         if isinstance(value, bool | int | float):
             OmegaConf.update(composed, key, text)
 
