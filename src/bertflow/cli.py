@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import io
 import os
 import signal
 import sys
@@ -68,19 +69,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         # What a plugin or a library prints must not stand in the result.
         with _sigterm_raises(), contextlib.redirect_stdout(sys.stderr):
             text, code = command(parse(words))
-        sys.stdout.write(text)
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:
-        # The reader left; stdout is pointed elsewhere, so that the interpreter's last flush stays quiet too.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_CLOSED_PIPE
+        return code if _write(text) else EXIT_CLOSED_PIPE
     except BaseException as error:
         line, code = outcome(error)
         if _wants_traceback(words):
             traceback.print_exc()
         print(f"error: {line}", file=sys.stderr)
         return code
+
+
+def _write(text: str) -> bool:
+    """Write the result; return False where the reader of the pipe has left."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # stdout is pointed elsewhere, so that the interpreter's last flush stays quiet too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -132,12 +139,13 @@ def command(flags: argparse.Namespace) -> tuple[str, int]:
 
         return help_text(flags.words, available, flags.config_name, _parser()), 0
     if flags.info or flags.shell_completion:
-        with config.hydra_app(available) as hydra, contextlib.redirect_stdout(sys.__stdout__):
+        shown = io.StringIO()
+        with config.hydra_app(available) as hydra, contextlib.redirect_stdout(shown):
             if flags.info:
                 hydra.show_info(flags.info, flags.config_name, [config.literal(word) for word in flags.words])
             else:
                 hydra.shell_completion(flags.config_name, flags.words)
-        return "", 0
+        return shown.getvalue(), 0
     if flags.multirun:
         return _multirun(flags)
     if flags.cfg:
