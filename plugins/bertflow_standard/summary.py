@@ -8,9 +8,12 @@ import json
 import textwrap
 from collections.abc import Iterator
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bertflow.hookspecs import Result, WeightsReport
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class Format(Enum):
@@ -47,10 +50,37 @@ def _table(result: Result, values: bool) -> str:
     for name, value in _lines(result):
         table.add_row(name, value)
     console.print(table)
+    if result.report is not None:
+        _report(console, result.report)
     if values:
         for name, array in result.outputs.items():
             console.print(f"\n{name}\n{array}")
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+
+
+def _report(console: Console, report: Any) -> None:
+    """Print what a task says: a list of mappings as a table, a mapping line by line."""
+    from rich.table import Table
+
+    if isinstance(report, list) and report and isinstance(report[0], dict):
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for name in report[0]:
+            table.add_column(name)
+        for row in report:
+            table.add_row(*(_words(value) for value in row.values()))
+    else:
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        for name, value in report.items():
+            table.add_row(name, _words(value))
+    console.print()
+    console.print(table)
+
+
+def _words(value: Any) -> str:
+    """Return a value of a report as text."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 def _lines(result: Result) -> Iterator[tuple[str, str]]:

@@ -21,6 +21,7 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import BooleanNode, DictConfig, OmegaConf, StringNode, open_dict
@@ -50,6 +51,7 @@ class Composition:
     typed: DictConfig
     choices: Mapping[str, str]
     active: Active
+    catalogue: Catalogue
 
     def settings(self) -> dict[str, Any]:
         """Return each plugin's part of the config as an instance of its `Config`.
@@ -96,6 +98,7 @@ def hydra_app(available: Catalogue) -> Iterator[Hydra]:
     """
     with _hydra_lock:
         instance, base = GlobalHydra.instance(), version.VersionBase.instance()
+        job_name = JobRuntime.instance().get("name")
         saved = instance.hydra, base.version_base
         version.setbase("1.3")
         path = create_config_search_path(f"file://{available.core_conf}")
@@ -105,6 +108,7 @@ def hydra_app(available: Catalogue) -> Iterator[Hydra]:
             yield Hydra.create_main_hydra2("bertflow", path)
         finally:
             instance.hydra, base.version_base = saved
+            JobRuntime.instance().set("name", job_name)
 
 
 def compose(*overrides: str, config_dir: str | Path | None = None, config_name: str = PRIMARY) -> DictConfig:
@@ -165,7 +169,7 @@ def validate(
     except OmegaConfBaseException as error:
         raise explain(error, available, choices) from error
     assert isinstance(typed, DictConfig)
-    return Composition(composed, typed, choices, active)
+    return Composition(composed, typed, choices, active, available)
 
 
 def _selection(composed: DictConfig, choices: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import MissingConfigException
@@ -63,8 +65,7 @@ def _unknown_key(error: OmegaConfBaseException, options: Options, choices: Mappi
         return ConfigError("no such setting", full_key, did_you_mean(group, [*GROUPS, "debug"]))
     place = f"{full_key} in {group}={choices.get(group)}"
     # An option that names a plugin lists all its keys; a preset only those that it changes.
-    files = {name: OmegaConf.load(places[0].path) for name, places in options.get(group, {}).items()}
-    owners = [name for name, content in files.items() if "plugin" in content and _has_key(content, key)]
+    owners = [name for name, places in options.get(group, {}).items() if _lists_key(places[0].path, key)]
     siblings = [str(k) for k in error.parent_node if k != "plugin"] if error.parent_node is not None else []
     if owners and choices.get(group) not in owners:
         have = " and ".join(f"{group}={name}" for name in owners)
@@ -73,7 +74,12 @@ def _unknown_key(error: OmegaConfBaseException, options: Options, choices: Mappi
     return ConfigError("no such setting", place, did_you_mean(key.rpartition(".")[2], siblings))
 
 
-def _has_key(content: Any, key: str) -> bool:
+def _lists_key(path: Path, key: str) -> bool:
+    content: Any = None
+    with contextlib.suppress(Exception):  # A broken file is nobody's suggestion.
+        content = OmegaConf.load(path)
+    if not isinstance(content, DictConfig) or "plugin" not in content:
+        return False
     *parents, last = key.split(".")
     for name in parents:
         content = content.get(name) if isinstance(content, DictConfig) else None

@@ -14,7 +14,7 @@ from typing import Any
 from bertflow.config import PRIMARY, Composition, catalogue, compose_run
 from bertflow.errors import BertflowError, InputError, PluginError, StorageError
 from bertflow.hookspecs import Batch, ModelDescription, Outputs, Result, Row, WeightsReport
-from bertflow.plugins import GROUPS, OWNERS
+from bertflow.plugins import GROUPS, OWNERS, failure
 
 TOKENIZE_ROWS = 1024
 """Rows per call of `tokenize`: enough for a tokenizer to work in parallel, few enough to stream."""
@@ -56,6 +56,7 @@ class Flow:
     def __init__(self, composition: Composition, rows: Iterable[Any] | None = None) -> None:
         self.choices = composition.choices
         self.settings: Mapping[str, Any] = composition.settings()
+        self.catalogue = composition.catalogue
         self._active = composition.active
         self._given = rows
 
@@ -75,8 +76,7 @@ class Flow:
         except OSError as error:
             raise StorageError.of(error) from error
         except (Exception, SystemExit) as error:
-            who = self._active.blame(error, group or hook)
-            raise PluginError(f"{type(error).__name__} in {hook} ({error})", who, "debug=true shows where") from error
+            raise failure(error, self._active.blame(error, group or hook), hook) from error
         if group and result is None and hook in GROUPS[group].owes:
             raise PluginError(f"hook {hook} returned None", self._active.names[group], "return its result")
         return result

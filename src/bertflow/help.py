@@ -85,7 +85,7 @@ def _leaves(plain: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 def description(path: Path) -> str:
     """Return an option's one line: the first comment of its YAML that is not a Hydra header."""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith("#") and not line.startswith("# @"):
             return line.lstrip("# ").rstrip()
         if line.strip() and not line.startswith("#"):

@@ -60,12 +60,16 @@ class WeightsReport:
 
 @dataclass
 class Result:
-    """What one run gives: the task's outputs (numpy arrays by name) and the story of the model behind them."""
+    """What one run gives: the task's outputs (numpy arrays by name) and the story of the model behind them.
+
+    `report` is what a task has to say in words: mappings, lists, text and numbers, as JSON has them.
+    """
 
     task: str
     model: dict[str, Any] | None = None
     weights: WeightsReport | None = None
     outputs: dict[str, Any] = field(default_factory=dict)
+    report: Any = None
     saved: dict[str, Any] | None = None
     written: dict[str, Any] | None = None
 

@@ -11,20 +11,23 @@ import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
-import sys
-import threading
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pluggy
 
 from bertflow import defaults, hookspecs
-from bertflow.errors import BertflowError, PluginError, did_you_mean
+from bertflow.errors import BertflowError, ConfigError, PluginError, did_you_mean
 
 ENTRY_POINTS = "bertflow"
+DISABLE = "BERTFLOW_DISABLE"
+"""Environment variable: names of plugin packages to leave out, separated by commas."""
 
 
 @dataclass(frozen=True)
@@ -160,23 +163,42 @@ def _package_folder(import_name: str) -> Path | None:
 
 
 def discover(core_conf: Path, config_dirs: Iterable[Path] = ()) -> Catalogue:
-    """List the installed plugin packages. Imports none of them."""
-    packages = []
-    for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda p: (p.name, p.value)):
-        dist = point.dist
-        folder = _package_folder(point.module)
-        packages.append(
-            Package(
-                name=point.name,
-                import_name=point.module,
-                distribution=dist.name if dist else "unknown distribution",
-                version=dist.version if dist else "?",
-                requires=tuple(dist.requires or ()) if dist else (),
-                folder=folder,
-                conf=folder / "conf" if folder and (folder / "conf").is_dir() else None,
-            )
-        )
-    return Catalogue(core_conf, tuple(packages), tuple(config_dirs))
+    """List the installed plugin packages, without those that `BERTFLOW_DISABLE` names. Imports none of them.
+
+    Raises:
+        ConfigError: `BERTFLOW_DISABLE` names a package that is not there.
+    """
+    packages = [_package(point) for point in sorted(_entry_points(), key=lambda point: (point.name, point.value))]
+    disabled = {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
+    for name in sorted(disabled - {package.name for package in packages}):
+        fix = did_you_mean(name, {package.name for package in packages})
+        raise ConfigError("no such plugin package", f"{DISABLE}={name}", fix)
+    return Catalogue(core_conf, tuple(p for p in packages if p.name not in disabled), tuple(config_dirs))
+
+
+def _entry_points() -> Iterable[importlib.metadata.EntryPoint]:
+    with contextlib.suppress(Exception):
+        return importlib.metadata.entry_points(group=ENTRY_POINTS)
+    # One distribution's metadata cannot be read; the others are found one by one.
+    found: dict[tuple[str, str], importlib.metadata.EntryPoint] = {}
+    for dist in importlib.metadata.distributions():
+        with contextlib.suppress(Exception):
+            for point in dist.entry_points.select(group=ENTRY_POINTS):
+                found.setdefault((dist.name, point.name), point)
+    return found.values()
+
+
+def _package(point: importlib.metadata.EntryPoint) -> Package:
+    dist, folder = point.dist, _package_folder(point.module)
+    return Package(
+        name=point.name,
+        import_name=point.module,
+        distribution=dist.name if dist else "unknown distribution",
+        version=dist.version if dist else "?",
+        requires=tuple(dist.requires or ()) if dist else (),
+        folder=folder,
+        conf=folder / "conf" if folder and (folder / "conf").is_dir() else None,
+    )
 
 
 @dataclass
@@ -236,23 +258,23 @@ def _check_requirement(package: Package, who: str) -> None:
                 raise PluginError(f"plugin needs bertflow{need.specifier}, this is {ours}", who, fix)
 
 
-_import_lock = threading.Lock()
-
-
 def _import(module_name: str, who: str) -> ModuleType:
     try:
-        # A module that prints while it is imported must not write into the result on stdout.
-        with _import_lock, contextlib.redirect_stdout(sys.stderr):
-            return importlib.import_module(module_name)
+        return importlib.import_module(module_name)
     except BertflowError:
         raise
-    except ModuleNotFoundError as error:
-        missing = (error.name or "?").split(".")[0]
-        fix = f"pip install {missing.replace('_', '-')}"
-        raise PluginError(f"plugin needs the package {missing}, which is not installed", who, fix) from error
     except (Exception, SystemExit) as error:
-        reason = f"{type(error).__name__} {error}".strip()
-        raise PluginError(f"plugin cannot be imported ({reason})", who, "mend or uninstall it") from error
+        raise failure(error, who, "the import") from error
+
+
+def failure(error: BaseException, who: str, where: str) -> PluginError:
+    """Return the error that a plugin's own exception ends in."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        missing = error.name.split(".")[0]
+        fix = f"pip install {missing.replace('_', '-')}"
+        return PluginError(f"plugin needs the package {missing}, which is not installed", who, fix)
+    reason = " ".join(f"{type(error).__name__} in {where}, {error}".split())
+    return PluginError(f"plugin failed ({reason.rstrip(' ,')})", who, "debug=true shows where")
 
 
 def _register(manager: pluggy.PluginManager, module: ModuleType, who: str) -> None:
@@ -277,3 +299,42 @@ def _check_owed(manager: pluggy.PluginManager, module: ModuleType, group: str, w
             raise PluginError(f"plugin does not implement {hook}, which {group} owes", who, fix)
     if not callers:
         raise PluginError("plugin implements no hook", who, fix)
+
+
+def survey(catalogue: Catalogue) -> list[dict[str, Any]]:
+    """Import every installed plugin by itself, and say what each option brings and what is wrong with it.
+
+    Returns:
+        One mapping per option: `option` (as `group=name`), `package`, `distribution`, `version`, `hooks` (the names of
+        those that its plugin implements; a preset has none of its own) and `problem` (None for none). A package that
+        offers nothing has one too, with `option` None.
+    """
+    rows = []
+    for package in catalogue.packages:
+        who = {"package": package.import_name, "distribution": package.distribution, "version": package.version}
+        offered = [
+            (group, place)
+            for group, options in catalogue.options.items()
+            for places in options.values()
+            for place in places
+            if place.owner == package.import_name
+        ]
+        for group, place in offered:
+            hooks, problem = _try(catalogue, group, place)
+            rows.append({"option": f"{group}={place.name}", **who, "problem": problem, "hooks": hooks})
+        if not offered:
+            problem = f"folder {package.import_name}/conf holds no option"
+            rows.append({"option": None, **who, "problem": problem, "hooks": []})
+    return rows
+
+
+def _try(catalogue: Catalogue, group: str, place: Option) -> tuple[list[str], str | None]:
+    """Activate one option's plugin alone; return the hooks that it implements, and its problem."""
+    plugin = re.search(r"^plugin:[ \t]*(\w+)", place.path.read_text("utf-8", errors="replace"), re.MULTILINE)
+    try:
+        catalogue.refuse_duplicates(group, place.name)
+        active = activate([(group, place.name, plugin[1])], catalogue) if plugin else None
+    except PluginError as error:
+        return [], str(error)
+    callers = active.manager.get_hookcallers(next(iter(active.modules.values()))) if active else None
+    return sorted(caller.name for caller in callers or ()), None
