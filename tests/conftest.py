@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -79,6 +80,47 @@ def shell(tmp_path: Path) -> Command:
         return Run(done.returncode, done.stdout, done.stderr)
 
     return command
+
+
+MakePlugin = Callable[..., dict[str, str]]
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> MakePlugin:
+    """Install a plugin package by hand and return the environment in which it is found.
+
+    `files` are relative to the package's folder. Several calls in one test share the environment.
+    """
+    place = tmp_path / "site"
+
+    def make(
+        files: dict[str, str], name: str = "acme", version: str = "1.2", requires: str = "", points: str | None = None
+    ) -> dict[str, str]:
+        package = place / f"bertflow_{name}"
+        for path, text in {"__init__.py": "", **files}.items():
+            (package / path).parent.mkdir(parents=True, exist_ok=True)
+            (package / path).write_text(text, encoding="utf-8")
+        info = place / f"bertflow_{name}-{version}.dist-info"
+        info.mkdir()
+        need = f"Requires-Dist: {requires}\n" if requires else ""
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: bertflow-{name}\nVersion: {version}\n{need}")
+        (info / "entry_points.txt").write_text(f"[bertflow]\n{points or f'{name} = bertflow_{name}'}\n")
+        return {"PYTHONPATH": str(place)}
+
+    return make
+
+
+def examples(markdown: str) -> list[tuple[str, str]]:
+    """Return each command of a page's console blocks with the output that the page shows."""
+    blocks = re.findall(r"```console\n(.*?)```", markdown, flags=re.DOTALL)
+    sessions = [session for block in blocks for session in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
+    return [(line, shown) for line, _, shown in (session.partition("\n") for session in sessions)]
+
+
+def shows(shown: str, printed: str) -> bool:
+    """Whether a page shows what was printed; a line of three dots stands for lines that the page leaves out."""
+    pattern = ".*?".join(re.escape(part) for part in shown.rstrip().split("..."))
+    return re.fullmatch(pattern, printed.rstrip(), flags=re.DOTALL) is not None
 
 
 TINY: dict[str, dict[str, Any]] = {

@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 
 import bertflow as package
-from conftest import Command
+from conftest import Command, examples, shows
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```console\n(.*?)```", README, flags=re.DOTALL)
-SESSIONS = [re.split(r"^\$ ", block, flags=re.MULTILINE)[1:] for block in BLOCKS]
-EXAMPLES = [tuple(session.split("\n", 1)) for block in SESSIONS for session in block]
+EXAMPLES = examples(README)
 
 
 def test_the_readme_has_examples() -> None:
@@ -30,10 +28,7 @@ def test_a_command_prints_what_the_readme_shows(
     words = shlex.split(line)
     assert words[:3] == ["python", "-m", "bertflow"]
     run = bertflow(*words[3:])
-    printed = (run.out or run.err).rstrip()
-    # A line of three dots stands for lines that the README leaves out.
-    pattern = ".*?\n".join(re.escape(part) for part in shown.rstrip().split("...\n"))
-    assert re.fullmatch(pattern, printed, flags=re.DOTALL), printed
+    assert shows(shown, run.out or run.err), run.out or run.err
 
 
 def test_the_course_table_runs(bertflow: Command) -> None:

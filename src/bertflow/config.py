@@ -27,9 +27,10 @@ from hydra.types import RunMode
 from omegaconf import BooleanNode, DictConfig, OmegaConf, StringNode, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from bertflow.catalogue import GROUPS, Catalogue, discover
 from bertflow.errors import ConfigError
 from bertflow.explain import explain
-from bertflow.plugins import GROUPS, Active, Catalogue, activate, discover
+from bertflow.plugins import Active, activate
 
 PRIMARY = "config"
 """The config that a run starts from: `conf/config.yaml`, or the user's own with `--config-name`."""

@@ -12,8 +12,8 @@ from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, EnumNode, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
+from bertflow.catalogue import GROUPS, Catalogue, Option
 from bertflow.errors import ConfigError, did_you_mean
-from bertflow.plugins import GROUPS, Catalogue, Option
 
 Options = Mapping[str, Mapping[str, tuple[Option, ...]]]
 
@@ -63,7 +63,8 @@ def _unknown_key(error: OmegaConfBaseException, options: Options, choices: Mappi
     group, _, key = full_key.partition(".")
     if not key or group not in GROUPS:
         return ConfigError("no such setting", full_key, did_you_mean(group, [*GROUPS, "debug"]))
-    place = f"{full_key} in {group}={choices.get(group)}"
+    option = key.partition(".")[0] if group == "extension" else choices.get(group)
+    place = f"{full_key} in {group}={option}"
     # An option that names a plugin lists all its keys; a preset only those that it changes.
     owners = [name for name, places in options.get(group, {}).items() if _lists_key(places[0].path, key)]
     siblings = [str(k) for k in error.parent_node if k != "plugin"] if error.parent_node is not None else []

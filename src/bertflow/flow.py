@@ -11,10 +11,11 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from bertflow.catalogue import GROUPS, OWNERS
 from bertflow.config import PRIMARY, Composition, catalogue, compose_run
 from bertflow.errors import BertflowError, InputError, PluginError, StorageError
 from bertflow.hookspecs import Batch, ModelDescription, Outputs, Result, Row, WeightsReport
-from bertflow.plugins import GROUPS, OWNERS, failure
+from bertflow.plugins import failure
 
 TOKENIZE_ROWS = 1024
 """Rows per call of `tokenize`: enough for a tokenizer to work in parallel, few enough to stream."""

@@ -16,8 +16,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from bertflow.catalogue import GROUPS, Catalogue
 from bertflow.config import compose_hydra, selected
-from bertflow.plugins import GROUPS, Catalogue
 
 _KEY_WIDTH = 52
 _KEY = re.compile(r"^(?P<indent> *)(?P<key>[\w-]+):(?P<rest>.*)$")

@@ -15,8 +15,8 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from bertflow import hookimpl
+from bertflow.catalogue import OWNERS
 from bertflow.flow import Flow
-from bertflow.plugins import OWNERS
 
 
 @dataclass

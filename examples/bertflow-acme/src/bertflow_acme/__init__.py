@@ -1,0 +1,1 @@
+"""A model for bertflow that is no transformer: a bag of word embeddings."""
