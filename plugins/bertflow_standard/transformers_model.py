@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
@@ -20,6 +21,7 @@ from bertflow import hookimpl
 from bertflow.errors import CheckpointError, ConfigError, InputError
 from bertflow.hookspecs import Batch, ModelDescription, Row
 from bertflow_standard.checkpoint import Checkpoint
+from bertflow_standard.process import Borrowed
 from bertflow_standard.rows import check_row
 
 TOKENIZER_FILES = (
@@ -113,20 +115,25 @@ def no_tokenizer() -> ConfigError:
     return ConfigError("a model from its config alone has no tokenizer", "input of texts", fix)
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers' log and progress bars off stderr: bertflow's report says what it loaded."""
+def _read_log() -> tuple[int, bool]:
     from transformers.utils import logging
 
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
+    return logging.get_verbosity(), logging.is_progress_bar_enabled()
+
+
+def _write_log(setting: tuple[int, bool]) -> None:
+    from transformers.utils import logging
+
+    logging.set_verbosity(setting[0])
+    (logging.enable_progress_bar if setting[1] else logging.disable_progress_bar)()
+
+
+_log = Borrowed(_read_log, _write_log)
+
+
+def quiet() -> contextlib.AbstractContextManager[None]:
+    """Keep transformers' log and progress bars off stderr: bertflow's report says what it loaded."""
+    return _log.set((logging.CRITICAL, False))
 
 
 @hookimpl

@@ -101,6 +101,7 @@ def hydra_app(available: Catalogue) -> Iterator[Hydra]:
         instance, base = GlobalHydra.instance(), version.VersionBase.instance()
         job_name = JobRuntime.instance().get("name")
         saved = instance.hydra, base.version_base
+        instance.hydra = None  # It may be that of the application around us.
         version.setbase("1.3")
         path = create_config_search_path(f"file://{available.core_conf}")
         for folder, owner in available.conf_dirs[1:]:

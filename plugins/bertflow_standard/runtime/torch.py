@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from bertflow import hookimpl
 from bertflow.errors import ConfigError, did_you_mean
 from bertflow.flow import Flow
 from bertflow.hookspecs import Batch, Row
+from bertflow_standard.process import Borrowed
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -41,22 +43,36 @@ def run_task(flow: Flow) -> Generator[None, Any, Any]:
     threads = flow.settings["runtime"].threads
     if threads is None:
         return (yield)
+    with _threads.set(threads):
+        return (yield)
+
+
+def _read_threads() -> int:
     import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        return (yield)
-    finally:
-        torch.set_num_threads(before)
+    return int(torch.get_num_threads())
+
+
+def _write_threads(number: int) -> None:
+    import torch
+
+    torch.set_num_threads(number)
+
+
+_threads = Borrowed(_read_threads, _write_threads)
+_one_at_a_time = threading.RLock()
 
 
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Draw random weights from the seed, and leave torch's generator as it was."""
+    """Draw random weights from the seed, and leave torch's generator as it was.
+
+    The generator and the default dtype, which transformers changes while it loads, belong to the whole process: so
+    threads build their models one at a time.
+    """
     import torch
 
-    with torch.random.fork_rng(devices=[]):
+    with _one_at_a_time, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
