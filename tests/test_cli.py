@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,9 @@ import yaml
 
 import bertflow as package
 from conftest import Command, MakePlugin
+
+BERTFLOW = Path(sys.executable).parent / "bertflow"
+"""The console script, which completion needs."""
 
 MISTAKES = [
     (["model=nosuch"], ["model=nosuch", "pretrained", "scratch", "auto"]),
@@ -233,9 +237,72 @@ def test_a_multirun_runs_every_combination(bertflow: Command, tmp_path: Path, mo
 def test_a_multirun_names_what_failed(bertflow: Command) -> None:
     run = bertflow("-m", "model=tiny", "input.ids=[[5]],[[99999]]", "output.format=json")
     assert run.code == 4
-    assert len(json.loads(run.out)) == 1
+    good, bad = json.loads(run.out)
+    assert good["task"] == "forward"
+    assert (bad["words"], bad["exit_code"]) == (["model=tiny", "input.ids=[[99999]]", "output.format=json"], 4)
     assert "id 99999" in run.err
     assert "input.ids=[[99999]]" in run.err
+
+
+def test_a_multirun_shows_a_table(bertflow: Command) -> None:
+    run = bertflow("-m", "model=tiny,pretrained", "input.ids=[[5]]")
+    assert (run.code, run.err) == (0, "")
+    for text in ("# model=tiny input.ids=[[5]]", "[1, 1, 32]", "# model=pretrained", "[1, 1, 384]"):
+        assert text in run.out
+    assert [line.split()[-1] for line in run.out.splitlines()[-3:]] == ["outcome", "ok", "ok"]
+
+
+def test_a_mistake_in_a_multirun_is_one_line(bertflow: Command) -> None:
+    assert "did you mean tiny?" in bertflow("-m", "model=tny,scratch").error
+    run = bertflow("-m", "model=tiny", "runtime.threads=0,1")
+    assert run.code == 2
+    assert "runtime.threads=0" in run.err
+
+
+@pytest.mark.parametrize("shell_name", ["bash", "zsh", "fish"])
+def test_completion_installs(shell_name: str) -> None:
+    done = subprocess.run([BERTFLOW, "-sc", f"install={shell_name}"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "bertflow" in done.stdout
+    assert "query=" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("bertflow mod", {"model=", "model."}),
+        ("bertflow model=", {"model=auto", "model=bert-base-cased", "model=pretrained", "model=scratch", "model=tiny"}),
+        ("bertflow model=pre", {"model=pretrained"}),
+        ("bertflow model=tiny model.config.hidden_s", {"model.config.hidden_size="}),
+        ("bertflow runtime.dev", {"runtime.device="}),
+        ("bertflow --config-dir {folder} model=mi", {"model=mine"}),
+        ("bertflow model=nosuch runtime.dev", set()),
+        ("bertflow --nosuch-flag mod", set()),
+    ],
+)
+def test_completion_answers(line: str, expected: set[str], tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/mine.yaml").write_text("defaults: [tiny]\n")
+    env = {**os.environ, "COMP_LINE": line.format(folder=tmp_path)}
+    for name in ("bash", "fish"):
+        done = subprocess.run([BERTFLOW, "-sc", f"query={name}"], capture_output=True, text=True, check=False, env=env)
+        assert (done.returncode, done.stderr) == (0, "")
+        found = set(done.stdout.split())
+        assert {word for word in found if word.startswith(line.rsplit(maxsplit=1)[-1])} == found
+        assert found == expected or expected < found
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes() -> None:
+    script = f"""
+        PATH={BERTFLOW.parent}:$PATH
+        eval "$(bertflow -sc install=bash)"
+        COMP_LINE="bertflow model=pre"; COMP_WORDS=(bertflow model=pre); COMP_CWORD=1; COMP_POINT=${{#COMP_LINE}}
+        hydra_bash_completion
+        echo "${{COMPREPLY[@]}}"
+        """
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["model=pretrained"]
 
 
 def test_a_run_leaves_no_litter(shell: Command, tmp_path: Path) -> None:

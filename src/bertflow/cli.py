@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import io
 import os
 import signal
 import sys
-import tempfile
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bertflow.errors import BertflowError, ConfigError, StorageError, did_you_mean
+
+if TYPE_CHECKING:
+    from bertflow.catalogue import Catalogue
 
 EXIT_CLOSED_PIPE = 5
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
@@ -72,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code if _write(text) else EXIT_CLOSED_PIPE
     except BaseException as error:
         line, code = outcome(error)
-        if _wants_traceback(words):
+        if wants_traceback(words):
             traceback.print_exc()
         print(f"error: {line}", file=sys.stderr)
         return code
@@ -107,7 +106,8 @@ def _sigterm_raises() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _wants_traceback(words: Sequence[str]) -> bool:
+def wants_traceback(words: Sequence[str]) -> bool:
+    """Whether the user asked for the traceback of an error."""
     return "debug=true" in words or os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -131,37 +131,62 @@ def command(flags: argparse.Namespace) -> tuple[str, int]:
         import importlib.metadata
 
         return f"bertflow {importlib.metadata.version('bertflow')}\n", 0
+    if flags.multirun:
+        from bertflow.multirun import multirun
+
+        return multirun(flags.words, flags.config_dir, flags.config_name)
+    return _text(flags), 0
+
+
+def _text(flags: argparse.Namespace) -> str:
+    """Return what a command that cannot half fail prints."""
+    if flags.shell_completion:
+        return _complete(flags)
     from bertflow import config
 
     available = config.catalogue(flags.config_dir)
     if flags.help:
         from bertflow.help import help_text
 
-        return help_text(flags.words, available, flags.config_name, _parser()), 0
-    if flags.info or flags.shell_completion:
+        return help_text(flags.words, available, flags.config_name, _parser())
+    if flags.info:
         shown = io.StringIO()
         with config.hydra_app(available) as hydra, contextlib.redirect_stdout(shown):
-            if flags.info:
-                hydra.show_info(flags.info, flags.config_name, [config.literal(word) for word in flags.words])
-            else:
-                hydra.shell_completion(flags.config_name, flags.words)
-        return shown.getvalue(), 0
-    if flags.multirun:
-        return _multirun(flags)
+            hydra.show_info(flags.info, flags.config_name, [config.literal(word) for word in flags.words])
+        return shown.getvalue()
     if flags.cfg:
-        return _show_config(flags), 0
+        return _show_config(flags, available)
     from bertflow.flow import Flow
 
     flow = Flow(config.compose_run(flags.words, available, flags.config_name))
-    return flow.render(flow.run()), 0
+    return flow.render(flow.run())
 
 
-def _show_config(flags: argparse.Namespace) -> str:
+def _complete(flags: argparse.Namespace) -> str:
+    """Print the shell's completion script, or answer its query; a line that cannot be completed has no answer."""
+    from bertflow import config
+
+    query = any(word.startswith("query=") for word in flags.words)
+    typed = flags
+    if query:
+        with contextlib.suppress(BertflowError):
+            typed = parse(os.environ.get("COMP_LINE", "").split()[1:])
+    shown, hidden = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(hidden):
+            with config.hydra_app(config.catalogue(typed.config_dir)) as hydra:
+                hydra.shell_completion(typed.config_name, flags.words)
+    except (Exception, SystemExit) as error:
+        if not query:
+            raise ConfigError("no such completion", " ".join(flags.words), "write install=bash, zsh or fish") from error
+    return shown.getvalue()
+
+
+def _show_config(flags: argparse.Namespace, available: Catalogue) -> str:
     from omegaconf import DictConfig, OmegaConf
 
     from bertflow import config
 
-    available = config.catalogue(flags.config_dir)
     shown = config.compose_run(flags.words, available, flags.config_name).config
     if flags.cfg != "job":
         hydra = config.compose_hydra(flags.words, available, flags.config_name).hydra
@@ -172,59 +197,3 @@ def _show_config(flags: argparse.Namespace) -> str:
     if not isinstance(part, DictConfig):
         return f"{part}\n"
     return OmegaConf.to_yaml(part, resolve=flags.resolve)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one job of a multirun ended. A job never raises: that would end the others."""
-
-    words: tuple[str, ...]
-    text: str = ""
-    error: str = ""
-    code: int = 0
-
-
-def _job(job_config: Any, config_dirs: Sequence[str]) -> Outcome:
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
-
-    from bertflow import config
-    from bertflow.flow import Flow
-
-    hydra = HydraConfig.get()
-    words: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
-    try:
-        available = config.catalogue(config_dirs)
-        flow = Flow(config.validate(job_config, dict(hydra.runtime.choices), words, available))
-        return Outcome(tuple(words), text=flow.render(flow.run()))
-    except Exception as error:
-        line, code = outcome(error)
-        if _wants_traceback(words):
-            traceback.print_exc()
-        return Outcome(tuple(words), error=line, code=code)
-
-
-def _multirun(flags: argparse.Namespace) -> tuple[str, int]:
-    """Run every job through Hydra's sweeper and launcher; its files go to a folder that is removed afterwards."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from bertflow import config
-    from bertflow.explain import explain
-
-    available = config.catalogue(flags.config_dir)
-    words = [config.literal(word, multirun=True) for word in flags.words]
-    job = functools.partial(_job, config_dirs=tuple(str(Path(folder).resolve()) for folder in flags.config_dir))
-    job.__module__ = __name__  # Hydra asks the task function for its module.
-    with tempfile.TemporaryDirectory(prefix="bertflow-") as folder, config.hydra_app(available) as hydra:
-        places = [f"hydra.sweep.dir={folder}"] if not any(w.startswith("hydra.sweep.dir=") for w in words) else []
-        try:
-            batches = hydra.multirun(flags.config_name, job, [*words, *places, "hydra.mode=MULTIRUN"], False)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise explain(error, available) from error
-    outcomes = [returned.return_value for batch in batches for returned in batch]
-    for failed in (o for o in outcomes if o.error):
-        print(f"error: {failed.error} [{' '.join(failed.words)}]", file=sys.stderr)
-    texts = [o.text for o in outcomes if o.text]
-    text = f"[{','.join(texts)}]\n" if texts and all(t.startswith("{") for t in texts) else "\n".join(texts)
-    return text, next((o.code for o in outcomes if o.code), 0)
