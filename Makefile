@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint clean
+.PHONY: run test lint bench clean
 
 run: $(VENV)/run
 	$(BIN)/python -m bertflow model=pretrained
 
 test: lint
 	$(BIN)/python -m pytest -n 2
+
+bench: $(VENV)/run
+	$(BIN)/python benchmarks/startup.py
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .

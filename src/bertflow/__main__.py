@@ -1,7 +1,5 @@
 """`python -m bertflow`."""
 
-import sys
+from bertflow.cli import script
 
-from bertflow.cli import main
-
-sys.exit(main())
+script()

@@ -10,7 +10,7 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -52,15 +52,42 @@ OWNERS: Mapping[str, str] = {hook: name for name, group in GROUPS.items() for ho
 
 @dataclass(frozen=True)
 class Package:
-    """A plugin package as its metadata and folders describe it; nothing of it has been imported."""
+    """A plugin package as its entry point and folders describe it; nothing of it has been imported."""
 
-    name: str
-    import_name: str
-    distribution: str
-    version: str
-    requires: tuple[str, ...] = ()
+    point: importlib.metadata.EntryPoint
     folder: Path | None = None
-    conf: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """The entry point's name, which `BERTFLOW_DISABLE` takes."""
+        return self.point.name
+
+    @property
+    def import_name(self) -> str:
+        """The package to import."""
+        return self.point.module
+
+    # The metadata of a distribution takes a millisecond to read, so it is read when it is asked for.
+    @cached_property
+    def distribution(self) -> str:
+        """The name of the distribution that brings the package."""
+        return self.point.dist.name if self.point.dist else "unknown distribution"
+
+    @cached_property
+    def version(self) -> str:
+        """The distribution's version."""
+        return self.point.dist.version if self.point.dist else "?"
+
+    @cached_property
+    def requires(self) -> Sequence[str]:
+        """What the distribution depends on."""
+        return (self.point.dist.requires if self.point.dist else None) or ()
+
+    @cached_property
+    def conf(self) -> Path | None:
+        """The package's own folder of YAML files."""
+        folder = self.folder / "conf" if self.folder else None
+        return folder if folder and folder.is_dir() else None
 
     def __str__(self) -> str:
         return f"{self.import_name} ({self.distribution} {self.version})"
@@ -87,9 +114,8 @@ class Catalogue:
     def conf_dirs(self) -> tuple[tuple[Path, str], ...]:
         """Folder and owner of every place for YAML files: the core's first, then the packages', then the user's."""
         packages = [(p.conf, p.import_name) for p in self.packages if p.conf]
-        standard = next(
-            (p.import_name for p in self.packages if p.distribution == "bertflow" and not p.conf), "bertflow"
-        )
+        ours = (p.import_name for p in self.packages if not p.conf and p.distribution == "bertflow")
+        standard = next(ours, "bertflow")
         return ((self.core_conf, standard), *packages, *((d, str(d)) for d in self.config_dirs))
 
     @cached_property
@@ -98,8 +124,10 @@ class Catalogue:
         found: dict[str, dict[str, tuple[Option, ...]]] = {group: {} for group in GROUPS}
         for folder, owner in self.conf_dirs:
             for group, options in found.items():
-                for path in sorted((folder / group).glob("*.yaml")):
-                    options[path.stem] = (*options.get(path.stem, ()), Option(path.stem, path, owner))
+                for file in _listdir(folder / group):
+                    name, dot, suffix = file.rpartition(".")
+                    if dot and suffix == "yaml":
+                        options[name] = (*options.get(name, ()), Option(name, folder / group / file, owner))
         return found
 
     @cached_property
@@ -108,7 +136,7 @@ class Catalogue:
         found: dict[tuple[str, str], tuple[Package, ...]] = {}
         for package in self.packages:
             for group in GROUPS:
-                for name in _module_names(package.folder, group):
+                for name in _module_names(package.folder, group) if package.folder else ():
                     found[group, name] = (*found.get((group, name), ()), package)
         return found
 
@@ -132,14 +160,20 @@ class Catalogue:
         return packages[0]
 
 
-def _module_names(folder: Path | None, group: str) -> Iterator[str]:
-    if folder is None:
-        return
-    for path in sorted((folder / group).glob("*")):
-        if path.suffix == ".py" and path.stem.isidentifier() and path.stem != "__init__":
-            yield path.stem
-        elif (path / "__init__.py").is_file():
-            yield path.name
+def _listdir(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:  # Most packages have few of the groups.
+        return []
+
+
+def _module_names(folder: Path, group: str) -> Iterator[str]:
+    for file in _listdir(folder / group):
+        name, dot, suffix = file.rpartition(".")
+        if dot and suffix == "py" and name.isidentifier() and name != "__init__":
+            yield name
+        elif not dot and (folder / group / file / "__init__.py").is_file():
+            yield file
 
 
 def _package_folder(import_name: str) -> Path | None:
@@ -160,7 +194,8 @@ def discover(core_conf: Path, config_dirs: Iterable[Path] = ()) -> Catalogue:
     Raises:
         ConfigError: `BERTFLOW_DISABLE` names a package that is not there.
     """
-    packages = [_package(point) for point in sorted(_entry_points(), key=lambda point: (point.name, point.value))]
+    points = sorted(_entry_points(), key=lambda point: (point.name, point.value))
+    packages = [Package(point, _package_folder(point.module)) for point in points]
     disabled = {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
     for name in sorted(disabled - {package.name for package in packages}):
         fix = did_you_mean(name, {package.name for package in packages})
@@ -178,16 +213,3 @@ def _entry_points() -> Iterable[importlib.metadata.EntryPoint]:
             for point in dist.entry_points.select(group=ENTRY_POINTS):
                 found.setdefault((dist.name, point.name), point)
     return found.values()
-
-
-def _package(point: importlib.metadata.EntryPoint) -> Package:
-    dist, folder = point.dist, _package_folder(point.module)
-    return Package(
-        name=point.name,
-        import_name=point.module,
-        distribution=dist.name if dist else "unknown distribution",
-        version=dist.version if dist else "?",
-        requires=tuple(dist.requires or ()) if dist else (),
-        folder=folder,
-        conf=folder / "conf" if folder and (folder / "conf").is_dir() else None,
-    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import io
 import os
 import signal
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     try:
         # What a plugin or a library prints must not stand in the result.
-        with _sigterm_raises(), contextlib.redirect_stdout(sys.stderr):
+        with _rare_collections(), _sigterm_raises(), contextlib.redirect_stdout(sys.stderr):
             text, code = command(parse(words))
         return code if _write(text) else EXIT_CLOSED_PIPE
     except BaseException as error:
@@ -75,6 +76,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"error: {line}", file=sys.stderr)
         return code
+
+
+def script() -> NoReturn:
+    """Run bertflow as the process's whole purpose: what `python -m bertflow` and the `bertflow` script call."""
+    code = main()
+    gc.freeze()  # The interpreter would search all that was imported for garbage once more before it exits.
+    sys.exit(code)
 
 
 def _write(text: str) -> bool:
@@ -87,6 +95,17 @@ def _write(text: str) -> bool:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return False
     return True
+
+
+@contextlib.contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Let the garbage collector run rarely: imports make many objects and no garbage, and it would walk them all."""
+    before = gc.get_threshold()
+    gc.set_threshold(100_000, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 @contextlib.contextmanager
@@ -173,9 +192,13 @@ def _complete(flags: argparse.Namespace) -> str:
             typed = parse(os.environ.get("COMP_LINE", "").split()[1:])
     shown, hidden = io.StringIO(), io.StringIO()
     try:
-        with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(hidden):
-            with config.hydra_app(config.catalogue(typed.config_dir)) as hydra:
-                hydra.shell_completion(typed.config_name, flags.words)
+        available = config.catalogue(typed.config_dir)
+        with (
+            config.hydra_app(available) as hydra,
+            contextlib.redirect_stdout(shown),
+            contextlib.redirect_stderr(hidden),
+        ):
+            hydra.shell_completion(typed.config_name, flags.words)
     except (Exception, SystemExit) as error:
         if not query:
             raise ConfigError("no such completion", " ".join(flags.words), "write install=bash, zsh or fish") from error

@@ -144,12 +144,7 @@ def compose_hydra(words: Sequence[str], available: Catalogue, config_name: str =
         try:
             return hydra.compose_config(config_name, readable, RunMode.RUN, from_shell=False)
         except Exception as error:  # Hydra answers some words with a ValueError or an assertion.
-            # Without the settings, the options alone compose: they tell which option a wrong key was meant for.
-            options = [word for word in readable if word.partition("=")[0] in GROUPS]
-            choices: Mapping[str, str] = {}
-            with contextlib.suppress(Exception):
-                choices = hydra.compose_config(config_name, options, RunMode.RUN).hydra.runtime.choices
-            raise explain(error, available, choices) from error
+            raise explain(error, available, dict(word.split("=", 1) for word in readable)) from error
 
 
 def validate(

@@ -63,12 +63,15 @@ def _unknown_key(error: OmegaConfBaseException, options: Options, choices: Mappi
     group, _, key = full_key.partition(".")
     if not key or group not in GROUPS:
         return ConfigError("no such setting", full_key, did_you_mean(group, [*GROUPS, "debug"]))
-    option = key.partition(".")[0] if group == "extension" else choices.get(group)
+    # The default option of a group is named like its plugin.
+    root = error.parent_node._get_root() if error.parent_node is not None else {}
+    chosen = choices.get(group) or (root.get(group) or {}).get("plugin")
+    option = key.partition(".")[0] if group == "extension" else chosen
     place = f"{full_key} in {group}={option}"
     # An option that names a plugin lists all its keys; a preset only those that it changes.
     owners = [name for name, places in options.get(group, {}).items() if _lists_key(places[0].path, key)]
     siblings = [str(k) for k in error.parent_node if k != "plugin"] if error.parent_node is not None else []
-    if owners and choices.get(group) not in owners:
+    if owners and chosen not in owners:
         have = " and ".join(f"{group}={name}" for name in owners)
         verb = "has" if len(owners) == 1 else "have"
         return ConfigError("no such setting", place, f"{have} {verb} it: add {group}={owners[0]}")

@@ -68,10 +68,13 @@ def activate(selection: Iterable[tuple[str, str, str]], catalogue: Catalogue) ->
 
 
 def _check_requirement(package: Package, who: str) -> None:
+    about_us = [text for text in package.requires if re.match(r"bertflow\b(?![-_.])", text)]
+    if not about_us:  # packaging takes longer to import than most plugins.
+        return
     from packaging.requirements import InvalidRequirement, Requirement
 
     ours = importlib.metadata.version("bertflow")
-    for text in package.requires:
+    for text in about_us:
         with contextlib.suppress(InvalidRequirement):
             need = Requirement(text)
             if need.name == "bertflow" and not need.specifier.contains(ours, prereleases=True):
