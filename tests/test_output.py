@@ -66,7 +66,7 @@ def test_json_holds_the_numbers_on_request(bertflow: Command) -> None:
     document = bertflow("model=tiny", "output.format=json", "output.values=true").json
     values = np.array(document["outputs"]["pooler_output"]["values"], dtype=np.float32)
     np.testing.assert_array_equal(values, _outputs("model=tiny")["pooler_output"])
-    assert list(document) == ["task", "model", "weights", "outputs", "saved", "written"]
+    assert list(document) == ["task", "model", "weights", "outputs", "report", "saved", "written"]
 
 
 def test_the_table_tells_the_story(bertflow: Command) -> None:
