@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
@@ -48,12 +50,49 @@ def test_bad_rows(words: list[str], said: list[str], bertflow: Command) -> None:
         (["fine", "\ud800"], "row 1, character 0"),
         ([[101, -1]], "row 0, column 1"),
         ([{"input_ids": [101], "atention_mask": [1]}], "atention_mask"),
+        ([{"input_ids": [101], "labels": [1]}], "labels"),
+        ([{"attention_mask": [1]}], "no input_ids"),
+        ([b"abc"], "row 0"),
+        ("Hello", "rows='Hello'"),
+        ({"text": "Hello"}, "rows="),
+        (5, "rows=5"),
         (["word " * 600], "limit 512"),
     ],
 )
 def test_bad_rows_of_the_python_call(rows: list[object], said: str) -> None:
     with pytest.raises(bertflow.InputError, match=said):
         bertflow.run("model=pretrained", rows=rows)
+
+
+def test_arrays_are_rows() -> None:
+    arrays = bertflow.run("model=tiny", rows=np.array([[5, 6], [7, 8]])).outputs
+    lists = bertflow.run("model=tiny", rows=[[5, 6], (7, 8)]).outputs
+    np.testing.assert_array_equal(arrays["last_hidden_state"], lists["last_hidden_state"])
+
+
+def test_what_the_callers_iterable_raises_comes_through() -> None:
+    def rows() -> Iterator[list[int]]:
+        yield [5]
+        raise KeyError("theirs")
+
+    with pytest.raises(KeyError, match="theirs"):
+        bertflow.run("model=tiny", rows=rows())
+
+
+def test_rows_stand_in_for_any_input() -> None:
+    assert bertflow.run("model=tiny", "input=texts", rows=[[5]]).outputs["last_hidden_state"].shape == (1, 1, 32)
+
+
+def test_a_text_without_tokens(checkpoint: MakeCheckpoint) -> None:
+    empty = bertflow.run("model=pretrained", rows=[""]).outputs["last_hidden_state"]
+    assert empty.shape == (1, 2, 384)  # the tokenizer's own first and last token
+
+
+def test_a_decoder_gives_arrays_only() -> None:
+    assert set(bertflow.run("model=tiny", "model.config.is_decoder=true").outputs) == {
+        "last_hidden_state",
+        "pooler_output",
+    }
 
 
 def test_row_numbers_count_through_all_rows() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,15 @@ def test_a_target_that_cannot_be_written(name: str, code: int, said: str, bertfl
     assert refused.code == code
     assert said in refused.error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+def test_modes_follow_the_umask(suffix: str, tmp_path: Path) -> None:
+    path, witness = tmp_path / f"out{suffix}", tmp_path / "witness"
+    witness.touch()
+    bertflow.run("model=tiny", "output=file", f"output.path={path}")
+    assert path.stat().st_mode == witness.stat().st_mode
 
 
 def test_a_failed_run_leaves_the_old_file(bertflow: Command, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from importlib.metadata import version
 
@@ -96,6 +97,95 @@ def test_the_plugin_is_named_whose_code_raised_in_somebody_elses_hook(shell: Com
     assert "extension=bad of bertflow_acme (bertflow-acme 1.2)" in refused.error
 
 
+def test_a_hook_from_a_helper_module_is_blamed_on_the_plugin_that_uses_it(shell: Command, plugin: MakePlugin) -> None:
+    helper = "import bertflow\n@bertflow.hookimpl\ndef run_task():\n    1/0\n"
+    files = {**MINE, "helper.py": helper, "task/mine.py": "from bertflow_acme.helper import run_task\n"}
+    wrapper = "import bertflow\n@bertflow.hookimpl(wrapper=True)\ndef run_task():\n    return (yield)\n"
+    files |= {"conf/extension/idle.yaml": "# @package extension.idle\nplugin: idle\n", "extension/idle.py": wrapper}
+    refused = shell("task=mine", "extension=[idle]", env=plugin(files))
+    assert refused.code == 7
+    assert "task=mine of bertflow_acme" in refused.error
+
+
+def test_only_the_owner_implements_a_hook(shell: Command, plugin: MakePlugin) -> None:
+    hijack = "import bertflow\n@bertflow.hookimpl\ndef forward():\n    return {}\n"
+    files = {
+        "conf/extension/forgot.yaml": "# @package extension.forgot\nplugin: forgot\n",
+        "extension/forgot.py": hijack,
+    }
+    refused = shell("model=tiny", "extension=[forgot]", env=plugin(files))
+    assert refused.code == 7
+    assert "wrapper=True" in refused.error
+
+
+CONFIGS = {
+    "is no dataclass": "class Config:\n    word: str\n",
+    "has a type that OmegaConf lacks": "import decimal\n@dataclass\nclass Config:\n    word: decimal.Decimal\n",
+    "refuses in its own words": "@dataclass\nclass Config:\n    word: str\n    def __post_init__(self):\n        1/0\n",
+}
+
+
+@pytest.mark.parametrize("fault", CONFIGS)
+def test_a_faulty_config_is_the_plugins_fault(fault: str, shell: Command, plugin: MakePlugin) -> None:
+    files = {"conf/task/mine.yaml": "plugin: mine\nword: a\n"}
+    env = plugin({**files, "task/mine.py": f"from dataclasses import dataclass\n{CONFIGS[fault]}\n{GOOD}"})
+    refused = shell("task=mine", env=env)
+    assert refused.code == 7
+    assert "task=mine of bertflow_acme (bertflow-acme 1.2)" in refused.error
+    assert shell("task=plugins", env=env).code == 0
+
+
+COUNTS = """
+import bertflow
+from bertflow_standard.model.scratch import Config, build_model, describe_model, load_weights, save_model
+from bertflow_standard import transformers_model as standard
+
+@bertflow.hookimpl
+def tokenize(model, rows, start):
+    return standard.tokenize(model, rows, start){cut_rows}
+
+@bertflow.hookimpl
+def forward(model, batch):
+    return {{name: array{cut_outputs} for name, array in standard.forward(model, batch).items()}}
+"""
+
+
+@pytest.mark.parametrize(("cut", "hook"), [("cut_rows", "tokenize"), ("cut_outputs", "forward")])
+def test_a_row_that_gets_lost_is_noticed(cut: str, hook: str, shell: Command, plugin: MakePlugin) -> None:
+    module = COUNTS.format(**{"cut_rows": "", "cut_outputs": "", cut: "[1:]"})
+    preset = "defaults: [tiny, _self_]\nplugin: lossy\n"
+    refused = shell("model=lossy", env=plugin({"conf/model/lossy.yaml": preset, "model/lossy.py": module}))
+    assert refused.code == 7
+    for part in (hook, "2 rows for 3", "model=lossy of bertflow_acme"):
+        assert part in refused.error
+
+
+def test_a_preset_of_an_extension(shell: Command, plugin: MakePlugin) -> None:
+    module = (
+        "import dataclasses, sys, bertflow\n"
+        "@dataclasses.dataclass\nclass Config:\n    word: str\n"
+        "@bertflow.hookimpl\ndef check_run(flow):\n    print(flow.settings_of(__name__).word, file=sys.stderr)\n"
+    )
+    files = {
+        "conf/extension/say.yaml": "# @package extension.say\nplugin: say\nword: plain\n",
+        "conf/extension/shout.yaml": "# @package extension.shout\nplugin: say\nword: loud\n",
+        "extension/say.py": module,
+    }
+    env = plugin(files)
+    assert shell("task=plugins", "extension=[shout]", env=env).err == "loud\n"
+    refused = shell("task=plugins", "extension=[say,shout]", env=env)
+    assert refused.code == 2
+    assert "extension=shout" in refused.error
+
+
+def test_a_missing_module_of_an_installed_package_is_no_missing_package(shell: Command, plugin: MakePlugin) -> None:
+    env = plugin({**MINE, "task/mine.py": "import bertflow_acme.nothing"})
+    refused = shell("task=mine", env=env)
+    assert refused.code == 7
+    assert "pip install" not in refused.error
+    assert "bertflow_acme.nothing" in refused.error
+
+
 def test_an_extension_without_hooks_is_an_error(shell: Command, plugin: MakePlugin) -> None:
     files = {"conf/extension/idle.yaml": "# @package extension.idle\nplugin: idle\n", "extension/idle.py": ""}
     refused = shell("task=plugins", "extension=[idle]", env=plugin(files))
@@ -130,6 +220,18 @@ def test_a_plugin_for_a_newer_bertflow(shell: Command, plugin: MakePlugin) -> No
     assert refused.code == 7
     for part in ("bertflow>=99", version("bertflow"), "bertflow-acme 1.2"):
         assert part in refused.error
+
+
+def test_a_newer_bertflow_for_an_extra_alone(shell: Command, plugin: MakePlugin) -> None:
+    env = plugin({**MINE, "task/mine.py": GOOD}, requires='bertflow>=99; extra == "future"')
+    assert shell("task=mine", env=env).code == 0
+
+
+@pytest.mark.parametrize("report", ["'hello'", "[]", "['a', 'b']", "{'a': None}", "[{'a': 1}, {'b': 3}]", "7"])
+def test_any_report_is_shown(report: str, shell: Command, plugin: MakePlugin) -> None:
+    env = plugin({**MINE, "task/mine.py": GOOD.replace('{"answer": 42}', report)})
+    assert shell("task=mine", "output.format=json", env=env).json["report"] == ast.literal_eval(report)
+    assert shell("task=mine", env=env).code == 0
 
 
 @pytest.mark.parametrize("shared", ["option", "module"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 from pathlib import Path
 
@@ -68,6 +70,97 @@ def test_an_existing_checkpoint_is_replaced_only_on_request(bertflow: Command, t
     assert bertflow(*words, "model.config.num_hidden_layers=1", "save.overwrite=true").code == 0
     assert transformers.AutoConfig.from_pretrained(folder).num_hidden_layers == 1
     assert os.listdir(tmp_path) == [folder.name]
+
+
+@pytest.mark.parametrize("failing", range(2))
+def test_a_save_that_cannot_be_finished_costs_nothing(
+    failing: int, bertflow: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "checkpoint"
+    words = ("model=tiny", "save=checkpoint", f"save.path={folder}", "save.overwrite=true")
+    assert bertflow(*words).code == 0
+    before, rename, calls = listing(folder), Path.rename, itertools.count()
+
+    def full_disk(self: Path, target: Path) -> Path:
+        if next(calls) == failing:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", full_disk)
+    refused = bertflow(*words, "runtime.seed=7")
+    assert refused.code == 5
+    assert "no space left" in refused.error
+    assert listing(folder) == before
+    assert os.listdir(tmp_path) == [folder.name]
+
+
+def test_an_old_checkpoint_that_a_killed_save_left_aside_comes_back(bertflow: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    words = ("model=tiny", "save=checkpoint", f"save.path={folder}")
+    assert bertflow(*words).code == 0
+    before = listing(folder)
+    folder.rename(tmp_path / ".checkpoint.bertflow-old")
+    assert bertflow(*words).code == 2
+    assert listing(folder) == before
+    assert os.listdir(tmp_path) == [folder.name]
+
+
+@pytest.mark.parametrize("other", ["thesis.tex", "src/a.py"])
+@pytest.mark.parametrize("manifest", [True, False])
+def test_a_checkpoint_with_other_files_in_it_is_not_replaced(
+    other: str, manifest: bool, bertflow: Command, tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoint"
+    words = ("model=tiny", "save=checkpoint", f"save.path={folder}", "save.overwrite=true")
+    assert bertflow(*words).code == 0
+    if not manifest:
+        (folder / "bertflow.json").unlink()
+        assert bertflow(*words).code == 0
+        (folder / "bertflow.json").unlink()
+    (folder / other).parent.mkdir(exist_ok=True)
+    (folder / other).write_text("precious")
+    before = listing(folder)
+    refused = bertflow(*words)
+    assert refused.code == 2
+    assert Path(other).parts[0] in refused.error
+    assert listing(folder) == before
+
+
+def test_the_source_is_not_replaced(bertflow: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    assert bertflow("model=tiny", "save=checkpoint", f"save.path={folder}").code == 0
+    before = listing(folder)
+    words = ("model=auto", f"model.checkpoint={folder}", "save=checkpoint", f"save.path={folder}/")
+    refused = bertflow(*words, "save.overwrite=true")
+    assert refused.code == 2
+    assert "loaded" in refused.error
+    assert listing(folder) == before
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("place", [0.3, 0.999])
+def test_a_flipped_bit_of_a_saved_checkpoint_is_noticed(
+    name: str, place: float, bertflow: Command, tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoint"
+    assert bertflow("model=pretrained", "save=checkpoint", f"save.path={folder}").code == 0
+    words = ("model=pretrained", f"model.checkpoint={folder}")
+    assert bertflow(*words).code == 0
+    content = bytearray((folder / name).read_bytes())
+    content[int(len(content) * place)] ^= 1
+    (folder / name).write_bytes(content)
+    refused = bertflow(*words)
+    assert refused.code == 3
+    assert str(folder) in refused.error
+
+
+def test_a_file_that_the_manifest_lists_and_is_gone(bertflow: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    assert bertflow("model=pretrained", "save=checkpoint", f"save.path={folder}").code == 0
+    (folder / "vocab.txt").unlink()
+    refused = bertflow("model=pretrained", f"model.checkpoint={folder}")
+    assert refused.code == 3
+    assert "vocab.txt" in refused.error
 
 
 def test_files_that_are_no_checkpoint_are_never_touched(bertflow: Command, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from bertflow.errors import CheckpointError, ConfigError
 from bertflow.hookspecs import WeightsReport
 from bertflow_standard.checkpoint import Checkpoint, resolve
+from bertflow_standard.manifest import verify
 from bertflow_standard.transformers_model import Dtype, Head, TransformersModel, quiet
 
 _TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -74,6 +76,7 @@ def build(config: Config, model_type: str | None = None) -> TransformersModel:
     if model_type not in (None, found):
         fix = f"use model=auto model.checkpoint={config.checkpoint}"
         raise CheckpointError(f"checkpoint is {found}, not {model_type}", str(checkpoint.folder), fix)
+    verified = verifying(checkpoint)
     has_pooler = any("pooler." in name for name in checkpoint.tensors)
 
     import torch
@@ -93,7 +96,16 @@ def build(config: Config, model_type: str | None = None) -> TransformersModel:
         reason = " ".join(str(error).split()) or type(error).__name__
         where = str(checkpoint.folder / "config.json")
         raise CheckpointError(f"no model can be built from the config ({reason})", where, "mend the config") from error
+    verified.result()
     return TransformersModel(module, checkpoint)
+
+
+def verifying(checkpoint: Checkpoint) -> Future[None]:
+    """Start to compare the checkpoint with its manifest on a thread, while torch is imported here."""
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(verify, checkpoint.folder)
+    pool.shutdown(wait=False)
+    return future
 
 
 def load(config: Config, model: TransformersModel) -> tuple[TransformersModel, WeightsReport]:

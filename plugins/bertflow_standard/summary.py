@@ -36,8 +36,12 @@ def _json(result: Result, values: bool) -> str:
 
 
 def _output(array: Any, values: bool) -> dict[str, Any]:
+    import numpy as np
+
     described = {"shape": list(array.shape), "dtype": str(array.dtype)}
-    return {**described, "values": array.tolist()} if values else described
+    # JSON knows no NaN and no infinity.
+    finite: Any = array if np.isfinite(array).all() else np.where(np.isfinite(array), array.astype(object), None)
+    return {**described, "values": finite.tolist()} if values else described
 
 
 def _table(result: Result, values: bool) -> str:
@@ -59,21 +63,23 @@ def _table(result: Result, values: bool) -> str:
 
 
 def _report(console: Console, report: Any) -> None:
-    """Print what a task says: a list of mappings as a table, a mapping line by line."""
+    """Print what a task says: a list of mappings as a table, a mapping line by line, anything else as it is."""
     from rich.table import Table
 
-    if isinstance(report, list) and report and isinstance(report[0], dict):
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for name in report[0]:
-            table.add_column(name)
+    console.print()
+    if isinstance(report, list) and report and all(isinstance(row, dict) for row in report):
+        columns = list(dict.fromkeys(name for row in report for name in row))
+        table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for row in report:
-            table.add_row(*(_words(value) for value in row.values()))
-    else:
+            table.add_row(*(_words(row.get(name)) for name in columns))
+        console.print(table)
+    elif isinstance(report, dict):
         table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
         for name, value in report.items():
             table.add_row(name, _words(value))
-    console.print()
-    console.print(table)
+        console.print(table)
+    else:
+        console.print(_words(report))
 
 
 def _words(value: Any) -> str:

@@ -22,7 +22,7 @@ from bertflow.errors import CheckpointError, ConfigError, InputError
 from bertflow.hookspecs import Batch, ModelDescription, Row
 from bertflow_standard.checkpoint import Checkpoint
 from bertflow_standard.process import Borrowed
-from bertflow_standard.rows import check_row
+from bertflow_standard.rows import INPUTS, check_row
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -162,18 +162,19 @@ def _encode(model: TransformersModel, texts: Sequence[Any], start: int, numbers:
             place = f"{where}, character {error.start}"
             raise InputError("text is not valid Unicode (lone surrogate)", place, "remove the character") from error
     encoded = model.tokenizer(list(texts), truncation=False, padding=False, verbose=False)
-    names = [name for name in encoded if name in model.inputs]
+    names = [name for name in INPUTS if name in encoded and name in model.inputs]
     for values in zip(*(encoded[name] for name in names), strict=True):
         yield dict(zip(names, values, strict=True))
 
 
 def _check_bounds(model: TransformersModel, row: Row, number: int) -> None:
-    unknown = set(row) - model.inputs
+    known = [name for name in INPUTS if name in model.inputs]
+    unknown = ", ".join(sorted(set(row) - set(known)))
     if unknown:
-        names = ", ".join(sorted(unknown))
-        fix = f"it takes {', '.join(sorted(model.inputs & {'attention_mask', 'input_ids', 'token_type_ids'}))}"
-        raise InputError(f"the model takes no {names}", f"row {number}", fix)
+        raise InputError(f"the model takes no {unknown}", f"row {number}", f"it takes {', '.join(known)}")
     ids = row["input_ids"]
+    if not ids:
+        raise InputError("text has no token", f"row {number}", "leave the row out")
     if model.longest is not None and len(ids) > model.longest:
         where = f"row {number}: {len(ids)} tokens, limit {model.longest}"
         raise InputError("row is longer than the model's positions", where, "shorten or split the row")
@@ -193,10 +194,9 @@ def forward(model: TransformersModel, batch: Batch) -> Mapping[str, Any]:
     """Run the module; an output that is a tuple, such as `hidden_states`, is numbered from 0."""
     outputs: dict[str, Any] = {}
     for name, value in model.module(**batch).items():
-        if isinstance(value, tuple):
-            outputs |= {f"{name}.{index}": part for index, part in enumerate(value)}
-        else:
-            outputs[name] = value
+        parts = {f"{name}.{index}": part for index, part in enumerate(value)} if isinstance(value, tuple) else {}
+        # A decoder's cache of keys and values is no array; it is for the next step, which bertflow does not take.
+        outputs |= {key: part for key, part in (parts or {name: value}).items() if hasattr(part, "shape")}
     return outputs
 
 

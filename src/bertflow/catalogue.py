@@ -38,7 +38,7 @@ GROUPS: Mapping[str, Group] = {
     "task": Group("what is done with it", ("run_task",)),
     "input": Group("where the rows come from", ("read_rows",)),
     "output": Group("where the result goes", ("write_result", "render_result")),
-    "runtime": Group("device, dtype, seed and batches", ("place_model", "make_batches")),
+    "runtime": Group("device, dtype, seed and batches", ("place_model", "make_batches", "run_batch")),
     "save": Group("whether the model is saved", ("save_checkpoint",)),
     "engine": Group("where the work runs", ("map_work",)),
     "extension": Group("what wraps hooks; several may be chosen", ()),

@@ -55,7 +55,12 @@ def _parser() -> argparse.ArgumentParser:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Separate flags, which may stand anywhere, from the words of the config."""
     parser = _parser()
-    flags, unknown = parser.parse_known_intermixed_args(list(argv))
+    words = list(argv)
+    for place, word in enumerate(words):
+        # A word of the config behind --info is no kind of report.
+        if word in ("-i", "--info") and words[place + 1 : place + 2] and words[place + 1] not in _INFO:
+            words[place] = "--info=all"
+    flags, unknown = parser.parse_known_intermixed_args(words)
     if unknown:
         known = [option for action in parser._actions for option in action.option_strings]
         raise ConfigError("no such flag", unknown[0], did_you_mean(unknown[0].partition("=")[0], known))
@@ -65,14 +70,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run bertflow as a command and return its exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
+    flags = argparse.Namespace(words=words)
     try:
         # What a plugin or a library prints must not stand in the result.
         with _rare_collections(), _sigterm_raises(), contextlib.redirect_stdout(sys.stderr):
-            text, code = command(parse(words))
+            flags = parse(words)
+            text, code = command(flags)
         return code if _write(text) else EXIT_CLOSED_PIPE
     except BaseException as error:
         line, code = outcome(error)
-        if wants_traceback(words):
+        if wants_traceback(flags.words):
             traceback.print_exc()
         print(f"error: {line}", file=sys.stderr)
         return code
@@ -87,6 +94,8 @@ def script() -> NoReturn:
 
 def _write(text: str) -> bool:
     """Write the result; return False where the reader of the pipe has left."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # A terminal without the letters of a path still shows the result.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -127,7 +136,7 @@ def _sigterm_raises() -> Iterator[None]:
 
 def wants_traceback(words: Sequence[str]) -> bool:
     """Whether the user asked for the traceback of an error."""
-    return "debug=true" in words or os.environ.get("HYDRA_FULL_ERROR") == "1"
+    return "debug=true" in map(str.lower, words) or os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 def outcome(error: BaseException) -> tuple[str, int]:
@@ -177,7 +186,10 @@ def _text(flags: argparse.Namespace) -> str:
         return _show_config(flags, available)
     from bertflow.flow import Flow
 
-    flow = Flow(config.compose_run(flags.words, available, flags.config_name))
+    composition = config.compose_run(flags.words, available, flags.config_name)
+    if composition.config.get("debug"):  # It may come from a config of the user's own.
+        flags.words.append("debug=true")
+    flow = Flow(composition)
     return flow.render(flow.run())
 
 

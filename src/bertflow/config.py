@@ -28,17 +28,12 @@ from omegaconf import BooleanNode, DictConfig, OmegaConf, StringNode, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from bertflow.catalogue import GROUPS, Catalogue, discover
-from bertflow.errors import ConfigError
+from bertflow.errors import BertflowError, ConfigError
 from bertflow.explain import explain
-from bertflow.plugins import Active, activate
+from bertflow.plugins import Active, activate, failure
 
 PRIMARY = "config"
 """The config that a run starts from: `conf/config.yaml`, or the user's own with `--config-name`."""
-
-
-@dataclass
-class NoSettings:
-    """The `Config` of a plugin that has no keys."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +59,19 @@ class Composition:
             missing = sorted(OmegaConf.missing_keys(self.typed))
             if missing:
                 raise ConfigError("a value is missing", missing[0], f"give it: {missing[0]}=...")
-            return {key: OmegaConf.to_object(OmegaConf.select(self.typed, key)) for key in self.active.modules}
         except OmegaConfBaseException as error:
             raise explain(error) from error
+        return {key: self._settings_of(key) for key in self.active.modules}
+
+    def _settings_of(self, key: str) -> Any:
+        try:
+            return OmegaConf.to_object(OmegaConf.select(self.typed, key))
+        except BertflowError:
+            raise
+        except OmegaConfBaseException as error:
+            raise explain(error) from error
+        except Exception as error:
+            raise failure(error, self.active.names[key], "its Config") from error
 
 
 def conf_dir() -> Path:
@@ -84,7 +89,36 @@ def catalogue(config_dirs: Sequence[str | Path] = ()) -> Catalogue:
     for folder in folders:
         if not folder.is_dir():
             raise ConfigError("config folder not found", str(folder), "give an existing folder to --config-dir")
+        refuse_code(folder)
     return discover(conf_dir(), folders)
+
+
+CODE_KEYS = ("_target_", "callbacks", "hydra_logging", "job_logging", "searchpath")
+"""What makes Hydra call or open something: only installed packages may bring it, never a word or a foreign folder."""
+
+
+def refuse_code(folder: Path) -> None:
+    """Raise ConfigError where a config folder of the user's could make Hydra run code or open files."""
+    for path in sorted(folder.rglob("*.yaml")):
+        inside = path.relative_to(folder).parts[:-1]
+        text = path.read_text(encoding="utf-8", errors="replace")
+        headers = re.findall(r"^\s*#\s*@package\s+(\S+)", text, flags=re.MULTILINE)
+        names = {*inside, *(part for header in headers for part in header.split("."))}
+        with contextlib.suppress(Exception):  # What is no YAML is said when it is selected.
+            names |= set(_keys(OmegaConf.to_container(OmegaConf.load(path))))
+        for key in sorted(names & set(CODE_KEYS)):
+            fix = "take it out: a config never names code, log handlers or other folders"
+            raise ConfigError(f"{key} is not allowed in a config folder", str(path), fix)
+
+
+def _keys(content: Any) -> Iterator[str]:
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from str(key).replace("/", ".").split(".")
+            yield from _keys(value)
+    elif isinstance(content, list):
+        for item in content:
+            yield from _keys(item)
 
 
 _hydra_lock = threading.RLock()
@@ -144,7 +178,7 @@ def compose_hydra(words: Sequence[str], available: Catalogue, config_name: str =
         try:
             return hydra.compose_config(config_name, readable, RunMode.RUN, from_shell=False)
         except Exception as error:  # Hydra answers some words with a ValueError or an assertion.
-            raise explain(error, available, dict(word.split("=", 1) for word in readable)) from error
+            raise explain(error, available, dict(word.partition("=")[::2] for word in readable)) from error
 
 
 def validate(
@@ -153,8 +187,8 @@ def validate(
     """Activate what the composed config selects, and check every value against the plugins' types."""
     active = activate(_selection(composed, choices), available)
     types = OmegaConf.create({"debug": BooleanNode(False)})
-    for key, module in active.modules.items():
-        OmegaConf.update(types, key, OmegaConf.structured(getattr(module, "Config", NoSettings)), force_add=True)
+    for key, node in active.types.items():
+        OmegaConf.update(types, key, node, force_add=True)
     _keep_text(composed, types, words)
     values = copy.deepcopy(composed)
     for key in active.modules:
@@ -215,6 +249,10 @@ def literal(word: str, multirun: bool = False) -> str:
         ConfigError: the word is no `key=value`, or its value cannot be read.
     """
     key, equals, value = word.partition("=")
+    target = re.search(r"(^|[.{,+\s])_target_\s*[:=]", word)
+    if target or (key.lstrip("+~").startswith("hydra") and set(re.split(r"[./]", key)) & set(CODE_KEYS)):
+        fix = "leave it out: a word never names code, log handlers or config folders"
+        raise ConfigError("not allowed on the command line", word, fix)
     try:
         parsed: Override | None = OverridesParser.create().parse_override(word)
     except HydraException:

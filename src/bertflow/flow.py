@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,10 @@ def run(
         config_name: the primary config to start from.
 
     Raises:
-        BertflowError: one of its family, for whatever goes wrong.
+        BertflowError: one of its family, for whatever goes wrong; but what `rows` itself raises comes through as it is.
     """
+    if rows is not None and (isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable)):
+        raise InputError("rows is not an iterable of rows", f"rows={rows!r:.40}", "give a list, such as rows=[text]")
     composition = compose_run(overrides, catalogue([config_dir] if config_dir else []), config_name)
     return Flow(composition, rows).run()
 
@@ -58,8 +60,14 @@ class Flow:
         self.choices = composition.choices
         self.settings: Mapping[str, Any] = composition.settings()
         self.catalogue = composition.catalogue
+        self.source = f"input={self.choices.get('input')}" if rows is None else "rows"
         self._active = composition.active
         self._given = rows
+        self._caller_error: Exception | None = None
+
+    def settings_of(self, module: str) -> Any:
+        """Return the settings of the plugin in that module; an extension asks with `__name__`."""
+        return next(self.settings[key] for key, found in self._active.modules.items() if found.__name__ == module)
 
     def call(self, hook: str, **arguments: Any) -> Any:
         """Call a hook with this run and the owner's settings, and say whose fault it is if it fails.
@@ -77,6 +85,8 @@ class Flow:
         except OSError as error:
             raise StorageError.of(error) from error
         except (Exception, SystemExit) as error:
+            if error is self._caller_error:
+                raise
             raise failure(error, self._active.blame(error, group or hook), hook) from error
         if group and result is None and hook in GROUPS[group].owes:
             raise PluginError(f"hook {hook} returned None", self._active.names[group], "return its result")
@@ -95,13 +105,21 @@ class Flow:
         return text
 
     @cached_property
-    def _loaded(self) -> tuple[Any, WeightsReport, ModelDescription]:
+    def _loaded(self) -> tuple[Any, WeightsReport]:
         model, report = self.call("load_weights", model=self.call("build_model"))
-        model = self.call("place_model", model=model)
-        return model, report, self.call("describe_model", model=model)
+        return model, report
+
+    @cached_property
+    def _description(self) -> ModelDescription:
+        description: ModelDescription = self.call("describe_model", model=self.model())
+        return description
+
+    @cached_property
+    def _placed(self) -> Any:
+        return self.call("place_model", model=self.model())
 
     def model(self) -> Any:
-        """Return the model: built, loaded and placed."""
+        """Return the model, built and loaded; where it runs, and in which form, is the runtime's business."""
         return self._loaded[0]
 
     def weights(self) -> WeightsReport:
@@ -110,14 +128,26 @@ class Flow:
 
     def description(self) -> ModelDescription:
         """Return what the model is."""
-        return self._loaded[2]
+        return self._description
 
     def rows(self) -> Iterable[Row]:
         """Return the rows, given or read by the input plugin."""
         if self._given is None:
             rows: Iterable[Row] = self.call("read_rows")
             return rows
-        return map(_row, self._given)
+        return self._given_rows(self._given)
+
+    def _given_rows(self, rows: Iterable[Any]) -> Iterator[Row]:
+        iterator = iter(rows)
+        for number in count():
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            except Exception as error:
+                self._caller_error = error
+                raise
+            yield _row(item, number)
 
     def batches(self) -> Iterator[Batch]:
         """Return the rows as batches that the model can take. The input is opened before the model is built.
@@ -128,7 +158,7 @@ class Flow:
         rows = iter(self.rows())
         first = next(rows, None)
         if first is None:
-            raise InputError("empty batch", f"input={self.choices.get('input')}", "give at least one row")
+            raise InputError("empty batch", self.source, "give at least one row")
         model, pad_token_id = self.model(), self.description().pad_token_id
         encoded = self._tokenized(model, chain((first,), rows))
         batches: Iterator[Batch] = self.call("make_batches", rows=encoded, pad_token_id=pad_token_id)
@@ -137,13 +167,24 @@ class Flow:
     def _tokenized(self, model: Any, rows: Iterator[Row]) -> Iterator[Row]:
         start = 0
         while chunk := list(islice(rows, TOKENIZE_ROWS)):
-            yield from self.call("tokenize", model=model, rows=chunk, start=start)
+            encoded = self.call("tokenize", model=model, rows=chunk, start=start)
+            if len(encoded) != len(chunk):
+                raise self._miscounted("tokenize", len(chunk), len(encoded))
+            yield from encoded
             start += len(chunk)
 
     def forward(self, batch: Batch) -> Outputs:
         """Run the model on one batch and return its outputs as numpy arrays."""
-        outputs: Outputs = self.call("forward", model=self.model(), batch=batch)
+        outputs: Outputs = self.call("run_batch", model=self._placed, batch=batch)
+        rows = len(next(iter(batch.values())))
+        for array in outputs.values():
+            if array.shape[:1] != (rows,):
+                raise self._miscounted("forward", rows, array.shape[0] if array.shape else 0)
         return outputs
+
+    def _miscounted(self, hook: str, rows: int, found: int) -> PluginError:
+        what = f"hook {hook} gave {found} rows for {rows}"
+        return PluginError(what, self._active.names[OWNERS[hook]], "give one for each, in order")
 
     def map(self) -> Iterator[Outputs]:
         """Run every batch through the engine and give the outputs in order."""
@@ -169,7 +210,13 @@ class Flow:
         return Result(task, model, self.weights(), dict(outputs), saved=dict(saved) or None)
 
 
-def _row(item: Any) -> Row:
+def _row(item: Any, number: int) -> Row:
     if isinstance(item, Mapping):
         return item
-    return {"text": item} if isinstance(item, str) else {"input_ids": item}
+    if isinstance(item, str):
+        return {"text": item}
+    if hasattr(item, "tolist"):  # an array of ids
+        item = item.tolist()
+    if isinstance(item, list | tuple):
+        return {"input_ids": list(item)}
+    raise InputError(f"no row but {type(item).__name__}", f"row {number}", "give a text, a list of ids or a mapping")

@@ -23,7 +23,7 @@ Row = Mapping[str, Any]
 """One input: `{"text": str}`, or `{"input_ids": list[int]}` with optional `attention_mask` and `token_type_ids`."""
 
 Batch = Mapping[str, Any]
-"""Rows of one forward pass: input name -> int64 array of shape [rows, tokens], in the runtime's own array type."""
+"""Rows of one forward pass: input name -> int64 array of shape [rows, tokens]; numpy until the runtime moves it."""
 
 Outputs = Mapping[str, Any]
 """Output name -> numpy array whose first axis is the rows."""
@@ -100,7 +100,7 @@ def load_weights(flow: Flow, config: Any, model: Any) -> tuple[Any, WeightsRepor
 
 @hookspec(firstresult=True)
 def describe_model(flow: Flow, config: Any, model: Any) -> ModelDescription:
-    """Say what the model is. Optional, implemented by `model`; called by `Flow.model` after `load_weights`."""
+    """Say what the model is. Optional, implemented by `model`; called by `Flow.description`, on the loaded model."""
 
 
 @hookspec(firstresult=True)
@@ -114,9 +114,9 @@ def tokenize(flow: Flow, config: Any, model: Any, rows: Sequence[Row], start: in
 
 @hookspec(firstresult=True)
 def forward(flow: Flow, config: Any, model: Any, batch: Batch) -> Outputs:
-    """Run the model on one batch. Owed by `model`; called by `Flow.forward`, mostly through the engine.
+    """Run the placed model on one batch. Owed by `model`; called by the `runtime` plugin's `run_batch`.
 
-    Returns the outputs by name, as arrays of the runtime, which wraps this hook and makes them numpy.
+    `batch` and the outputs are arrays of the runtime: tensors on its device, for a model of torch's; numpy otherwise.
     """
 
 
@@ -154,12 +154,23 @@ def render_result(flow: Flow, config: Any, result: Result) -> str:
 
 @hookspec(firstresult=True)
 def place_model(flow: Flow, config: Any, model: Any) -> Any:
-    """Put the loaded model where it will run. Owed by `runtime`; called by `Flow.model`. Returns the model."""
+    """Put the loaded model where it will run. Owed by `runtime`; called by `Flow.forward`, once.
+
+    Returns what `run_batch` runs: the model itself, moved, or another form of it. Saving uses the loaded model.
+    """
 
 
 @hookspec(firstresult=True)
 def make_batches(flow: Flow, config: Any, rows: Iterable[Row], pad_token_id: int) -> Iterator[Batch]:
-    """Group rows of ids into padded batches, in order. Owed by `runtime`; called by `Flow.batches`."""
+    """Group rows of ids into padded batches of numpy arrays, in order. Owed by `runtime`; called by `Flow.batches`."""
+
+
+@hookspec(firstresult=True)
+def run_batch(flow: Flow, config: Any, model: Any, batch: Batch) -> Outputs:
+    """Run the placed model on one batch. Owed by `runtime`; called by `Flow.forward`, mostly through the engine.
+
+    Calls `forward` with arrays of its own type, or runs the model by itself. Returns numpy arrays, a row for each row.
+    """
 
 
 @hookspec(firstresult=True)

@@ -52,7 +52,7 @@ def multirun(words: Sequence[str], config_dirs: Sequence[str], config_name: str)
     for job in jobs:
         if job.error:
             print(f"error: {job.error} [{' '.join(job.words)}]", file=sys.stderr)
-    text = _json(jobs) if any(job.as_json for job in jobs) else _table(jobs)
+    text = _json(jobs) if all(job.as_json for job in jobs) else _table(jobs)
     return text, next((job.code for job in jobs if job.code), 0)
 
 

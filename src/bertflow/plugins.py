@@ -8,35 +8,56 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
+import importlib.util
 import inspect
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import pluggy
+from omegaconf import DictConfig, OmegaConf
 
 from bertflow import defaults, hookspecs
-from bertflow.catalogue import GROUPS, Catalogue, Option, Package
-from bertflow.errors import BertflowError, PluginError, did_you_mean
+from bertflow.catalogue import GROUPS, OWNERS, Catalogue, Option, Package
+from bertflow.errors import BertflowError, ConfigError, PluginError, did_you_mean
 
 
 @dataclass
 class Active:
-    """The plugins of one run: a fresh manager, and for each registered module the words that name it in an error."""
+    """The plugins of one run, in a manager of their own.
+
+    Keys are groups, or `extension.<option>`: `modules` and `types` (each plugin's settings, as OmegaConf's structured
+    config of its `Config`) go by them, `names` too: the words that name the plugin in an error.
+    """
 
     manager: pluggy.PluginManager
     modules: dict[str, ModuleType] = field(default_factory=dict)
+    types: dict[str, DictConfig] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
+    _code: dict[CodeType, str] = field(default_factory=dict)
+
+    def add(self, key: str, module: ModuleType, who: str) -> None:
+        """Note an activated plugin."""
+        self.modules[key], self.names[key] = module, who
+        for caller in self.manager.get_hookcallers(module) or ():
+            for impl in caller.get_hookimpls():
+                if impl.plugin is module:
+                    self._code[impl.function.__code__] = who
 
     def blame(self, error: BaseException, default: str) -> str:
-        """Name the plugin whose code raised: the innermost frame that belongs to a plugin module of this run."""
+        """Name the plugin whose code raised: the innermost frame that is one of this run's hooks."""
         name, trace = self.names.get(default, default), error.__traceback__
         while trace:
-            name = self.names.get(trace.tb_frame.f_globals.get("__name__", ""), name)
+            name = self._code.get(trace.tb_frame.f_code, name)
             trace = trace.tb_next
         return name
+
+
+@dataclass
+class NoSettings:
+    """The `Config` of a plugin that has no keys."""
 
 
 def activate(selection: Iterable[tuple[str, str, str]], catalogue: Catalogue) -> Active:
@@ -59,11 +80,18 @@ def activate(selection: Iterable[tuple[str, str, str]], catalogue: Catalogue) ->
         who = f"{group}={option} of {package}"
         _check_requirement(package, who)
         module = _import(f"{package.import_name}.{group}.{name}", who)
+        if module in active.modules.values():
+            raise ConfigError(
+                "one plugin is selected twice", f"{group}={option}", "choose one of the options that use it"
+            )
         _register(manager, module, who)
-        _check_owed(manager, module, group, who)
+        _check_hooks(manager, module, group, who)
         key = f"extension.{option}" if group == "extension" else group
-        active.modules[key] = module
-        active.names[key] = active.names[module.__name__] = who
+        active.add(key, module, who)
+        try:
+            active.types[key] = OmegaConf.structured(getattr(module, "Config", NoSettings))
+        except Exception as error:
+            raise failure(error, who, "the types of its Config") from error
     return active
 
 
@@ -77,7 +105,8 @@ def _check_requirement(package: Package, who: str) -> None:
     for text in about_us:
         with contextlib.suppress(InvalidRequirement):
             need = Requirement(text)
-            if need.name == "bertflow" and not need.specifier.contains(ours, prereleases=True):
+            wanted = need.marker is None or need.marker.evaluate({"extra": ""})
+            if wanted and need.name == "bertflow" and not need.specifier.contains(ours, prereleases=True):
                 fix = f"install bertflow{need.specifier} or another release of {package.distribution}"
                 raise PluginError(f"plugin needs bertflow{need.specifier}, this is {ours}", who, fix)
 
@@ -93,8 +122,8 @@ def _import(module_name: str, who: str) -> ModuleType:
 
 def failure(error: BaseException, who: str, where: str) -> PluginError:
     """Return the error that a plugin's own exception ends in."""
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        missing = error.name.split(".")[0]
+    missing = error.name.split(".")[0] if isinstance(error, ModuleNotFoundError) and error.name else ""
+    if missing and importlib.util.find_spec(missing) is None:
         fix = f"pip install {missing.replace('_', '-')}"
         return PluginError(f"plugin needs the package {missing}, which is not installed", who, fix)
     reason = " ".join(f"{type(error).__name__} in {where}, {error}".split())
@@ -120,13 +149,22 @@ def _signature(hook: str) -> str:
     return f"it takes {', '.join(inspect.signature(specification).parameters)}" if specification else "see its page"
 
 
-def _check_owed(manager: pluggy.PluginManager, module: ModuleType, group: str, who: str) -> None:
+def _check_hooks(manager: pluggy.PluginManager, module: ModuleType, group: str, who: str) -> None:
     callers = manager.get_hookcallers(module) or []
+    own = {
+        caller.name
+        for caller in callers
+        for impl in caller.get_hookimpls()
+        if impl.plugin is module and not (impl.wrapper or impl.hookwrapper)
+    }
+    for hook in sorted(own):
+        if OWNERS.get(hook, group) != group:
+            fix = "add wrapper=True to its mark, and yield"
+            raise PluginError(f"hook {hook} belongs to {OWNERS[hook]}; {group} may only wrap it", who, fix)
+    missing = [hook for hook in GROUPS[group].owes if hook not in own]
     fix = "mark it with @bertflow.hookimpl, the marker of project bertflow"
-    for hook in GROUPS[group].owes:
-        owners = [i for c in callers if c.name == hook for i in c.get_hookimpls() if i.plugin is module]
-        if not any(not impl.wrapper and not impl.hookwrapper for impl in owners):
-            raise PluginError(f"plugin does not implement {hook}, which {group} owes", who, fix)
+    if missing:
+        raise PluginError(f"plugin does not implement {missing[0]}, which {group} owes", who, fix)
     if not callers:
         raise PluginError("plugin implements no hook", who, fix)
 
@@ -164,7 +202,7 @@ def _try(catalogue: Catalogue, group: str, place: Option) -> tuple[list[str], st
     try:
         catalogue.refuse_duplicates(group, place.name)
         active = activate([(group, place.name, plugin[1])], catalogue) if plugin else None
-    except PluginError as error:
+    except BertflowError as error:
         return [], str(error)
     callers = active.manager.get_hookcallers(next(iter(active.modules.values()))) if active else None
     return sorted(caller.name for caller in callers or ()), None

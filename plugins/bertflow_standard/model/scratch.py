@@ -97,7 +97,7 @@ class Config:
 @hookimpl
 def check_run(flow: Flow) -> None:
     """Refuse texts at once: a model from its config alone has no tokenizer."""
-    if flow.choices.get("input") == "texts":
+    if flow.source == "input=texts":
         raise no_tokenizer()
 
 

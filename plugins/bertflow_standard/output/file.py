@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -52,12 +53,16 @@ def check_run(flow: Flow) -> None:
         raise ConfigError("no such file format", f"output.path={path}", f"let it end in {' or '.join(WRITERS)}")
     if path.is_dir():
         raise ConfigError("target is a folder", f"output.path={path}", "name a file in it")
-    if path.exists() and not config.overwrite:
-        raise ConfigError("file exists", f"output.path={path}", "choose another path, or add output.overwrite=true")
+    _refuse_replacing(path, config)
     if not path.parent.is_dir():
         raise StorageError("folder not found", str(path.parent), "create it first")
     if not os.access(path.parent, os.W_OK):
         raise StorageError("permission denied", str(path.parent), "choose a folder that you may write to")
+
+
+def _refuse_replacing(path: Path, config: Config) -> None:
+    if path.exists() and not config.overwrite:
+        raise ConfigError("file exists", f"output.path={path}", "choose another path, or add output.overwrite=true")
 
 
 @hookimpl
@@ -68,6 +73,10 @@ def write_result(config: Config, result: Result) -> Result:
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         part = Path(folder, path.name)
         WRITERS[path.suffix](part, result.outputs)
+        witness = Path(folder, "witness")
+        witness.touch()
+        shutil.copymode(path if path.exists() else witness, part)  # safetensors makes its files private.
+        _refuse_replacing(path, config)  # It may have come while the model ran.
         part.replace(path)
     return replace(result, written={"path": str(path), "bytes": path.stat().st_size})
 

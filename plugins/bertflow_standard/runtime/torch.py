@@ -72,9 +72,14 @@ def _seeded(seed: int) -> Iterator[None]:
     """
     import torch
 
-    with _one_at_a_time, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
+    with _one_at_a_time:
+        # Models are drawn on the CPU; `torch.manual_seed` would reseed the generators of accelerators too.
+        before = torch.get_rng_state()
+        torch.default_generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            torch.set_rng_state(before)
 
 
 @hookimpl(wrapper=True)
@@ -94,9 +99,13 @@ def load_weights(flow: Flow) -> Generator[None, Any, Any]:
 
 @hookimpl
 def place_model(config: Config, model: Any) -> Any:
-    """Move the model to the device."""
-    device = _device(config.device)
-    return model if device == "cpu" else model.to(device)
+    """Move the model to the device. A model that cannot be moved is not torch's, and runs where it is, on numpy."""
+    if hasattr(model, "to"):
+        return model.to(_device(config.device))
+    if config.device not in ("auto", "cpu"):
+        where = f"runtime.device={config.device}, a model of type {type(model).__name__}"
+        raise ConfigError("model cannot be moved to a device", where, "leave runtime.device=auto")
+    return model
 
 
 def _device(asked: str) -> str:
@@ -116,40 +125,44 @@ def _device(asked: str) -> str:
 @hookimpl
 def make_batches(config: Config, rows: Iterable[Row], pad_token_id: int) -> Iterator[Batch]:
     """Fill batches in the order of the rows, each up to `batch_tokens` with its padding, and at least one row."""
-    device, longest = _device(config.device), 0
     batch: list[Row] = []
+    longest = 0
     for row in rows:
         longest = max(longest, len(row["input_ids"]))
         if batch and longest * (len(batch) + 1) > config.batch_tokens:
-            yield _pad(batch, pad_token_id, device)
+            yield _pad(batch, pad_token_id)
             batch, longest = [], len(row["input_ids"])
         batch.append(row)
     if batch:
-        yield _pad(batch, pad_token_id, device)
+        yield _pad(batch, pad_token_id)
 
 
-def _pad(rows: list[Row], pad_token_id: int, device: str) -> Batch:
-    """Return int64 tensors of shape [rows, tokens]; short rows end in padding that the mask leaves out."""
-    import torch
+def _pad(rows: list[Row], pad_token_id: int) -> Batch:
+    """Return numpy int64 arrays of shape [rows, tokens]; short rows end in padding that the mask leaves out."""
+    import numpy as np
 
-    longest = max(len(row["input_ids"]) for row in rows)
+    shape = len(rows), max(len(row["input_ids"]) for row in rows)
     batch = {}
     for name in sorted({name for row in rows for name in row}):
-        fill = pad_token_id if name == "input_ids" else 0
-        values = [list(row.get(name, ())) for row in rows]
-        padded = [row + [fill] * (longest - len(row)) for row in values]
-        batch[name] = torch.tensor(padded, dtype=torch.int64, device=device)
+        batch[name] = np.full(shape, pad_token_id if name == "input_ids" else 0, dtype=np.int64)
+        for number, row in enumerate(rows):
+            values = row.get(name, ())
+            batch[name][number, : len(values)] = values
     return batch
 
 
-@hookimpl(wrapper=True)
-def forward() -> Generator[None, Mapping[str, Any], Mapping[str, Any]]:
-    """Run without gradients and give numpy arrays. numpy has no bfloat16, so that becomes float32."""
+@hookimpl
+def run_batch(flow: Flow, config: Config, model: Any, batch: Batch) -> Mapping[str, Any]:
+    """Run `forward` without gradients, on tensors, and give numpy arrays; numpy has no bfloat16: it becomes float32."""
+    if not hasattr(model, "to"):
+        outputs: Mapping[str, Any] = flow.call("forward", model=model, batch=batch)
+        return outputs
     import torch
 
+    device = _device(config.device)
     with torch.inference_mode():
-        outputs = yield
-        return {name: _to_numpy(value) for name, value in outputs.items()}
+        tensors = {name: torch.from_numpy(array).to(device) for name, array in batch.items()}
+        return {name: _to_numpy(value) for name, value in flow.call("forward", model=model, batch=tensors).items()}
 
 
 def _to_numpy(value: Any) -> Any:

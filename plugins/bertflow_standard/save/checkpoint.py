@@ -13,6 +13,7 @@ from typing import Any
 from bertflow import hookimpl
 from bertflow.errors import ConfigError, StorageError
 from bertflow.flow import Flow
+from bertflow_standard.manifest import manifest_names, write_manifest
 
 
 @dataclass
@@ -30,8 +31,28 @@ class Config:
             raise ConfigError("not a size", where, "write a number and a unit, such as 500MB or 5GB")
 
 
+# What transformers' `save_pretrained` and the tokenizers write; a folder with anything else is not ours to replace.
+CHECKPOINT_FILES = re.compile(
+    r"(.*config|tokenizer|special_tokens_map|added_tokens|vocab|modules)\.json|.*\.safetensors(\.index\.json)?"
+    r"|(vocab|merges)\.txt|.*\.model|README\.md|\.gitattributes"
+)
+
+
 def _target(config: Config) -> Path:
     return Path(config.path).expanduser().absolute()
+
+
+def _old(path: Path) -> Path:
+    """Return where the old checkpoint waits while the new one takes its place."""
+    return path.with_name(f".{path.name}.bertflow-old")
+
+
+def _recover(path: Path) -> None:
+    """Put back an old checkpoint that a killed save left aside, or remove it where the new one had arrived."""
+    old = _old(path)
+    if old.is_dir() and not path.exists():
+        old.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @hookimpl
@@ -39,32 +60,58 @@ def check_run(flow: Flow) -> None:
     """Refuse a target that cannot be written, before anything is computed."""
     config: Config = flow.settings["save"]
     path = _target(config)
+    parent = next(folder for folder in path.parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise StorageError("no folder to write in", str(parent), "choose a folder that you may write to")
+    _recover(path)
     if path.exists() and not path.is_dir():
         raise ConfigError("target is a file", f"save.path={path}", "name a folder")
     if path.is_dir() and any(path.iterdir()):
-        if not config.overwrite:
-            fix = "choose another path, or add save.overwrite=true"
-            raise ConfigError("folder exists", f"save.path={path}", fix)
-        if not (path / "config.json").is_file():
+        _refuse_replacing(path, config.overwrite)
+
+
+def _refuse_replacing(path: Path, overwrite: bool) -> None:
+    if not overwrite:
+        fix = "choose another path, or add save.overwrite=true"
+        raise ConfigError("folder exists", f"save.path={path}", fix)
+    names = manifest_names(path)
+    for entry in sorted(path.iterdir()):
+        ours = entry.name in names if names is not None else CHECKPOINT_FILES.fullmatch(entry.name) is not None
+        if not ours or not entry.is_file():
             fix = "choose another path: only a checkpoint is ever replaced"
-            raise ConfigError("folder holds something else", f"save.path={path}", fix)
-    parent = next(folder for folder in path.parents if folder.exists())
-    if not os.access(parent, os.W_OK):
-        raise StorageError("permission denied", str(parent), "choose a folder that you may write to")
+            raise ConfigError("folder holds more than a checkpoint", f"save.path={path} with {entry.name}", fix)
 
 
 @hookimpl
 def save_checkpoint(flow: Flow, config: Config, model: Any) -> dict[str, Any]:
     """Write into a new folder beside the target, then put it in the target's place."""
     path = _target(config)
+    sources = {Path(file).resolve() for file in flow.weights().files}
+    if path.resolve() in sources | {source.parent for source in sources}:
+        raise ConfigError("target is the checkpoint that was loaded", f"save.path={path}", "choose another path")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as work:
-        new, old = Path(work, "new"), Path(work, "old")
+        new = Path(work, "new")
         new.mkdir()
-        files = flow.call("save_model", model=model, folder=new, max_shard_size=config.max_shard_size)
-        sizes = {str(file.relative_to(new)): file.stat().st_size for file in files}
-        if path.exists():
-            path.rename(old)
-        new.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
+        files = list(flow.call("save_model", model=model, folder=new, max_shard_size=config.max_shard_size))
+        files.append(write_manifest(new, files))
+        sizes = {file.relative_to(new).as_posix(): file.stat().st_size for file in files}
+        _commit(new, path, config.overwrite)
     return {"path": str(Path(config.path).expanduser()), "files": sizes}
+
+
+def _commit(new: Path, path: Path, overwrite: bool) -> None:
+    """Move the new checkpoint to the target; if that fails, the old one is put back."""
+    if not path.exists() or not any(path.iterdir()):
+        if path.exists():
+            path.rmdir()
+        new.rename(path)
+        return
+    _refuse_replacing(path, overwrite)  # It may have come while the model ran.
+    path.rename(_old(path))
+    try:
+        new.rename(path)
+    except BaseException:
+        _old(path).rename(path)
+        raise
+    shutil.rmtree(_old(path), ignore_errors=True)

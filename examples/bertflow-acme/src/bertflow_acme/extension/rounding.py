@@ -24,8 +24,8 @@ class Config:
 
 
 @bertflow.hookimpl(wrapper=True)
-def forward(flow: Flow) -> Generator[None, Mapping[str, Any], Mapping[str, Any]]:
+def run_batch(flow: Flow) -> Generator[None, Mapping[str, Any], Mapping[str, Any]]:
     """Let the model run, then round its outputs."""
-    config: Config = flow.settings["extension.rounding"]
+    config: Config = flow.settings_of(__name__)
     outputs = yield
     return {name: array.round(config.digits) for name, array in outputs.items()}
