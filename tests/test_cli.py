@@ -73,10 +73,34 @@ MISTAKES = [
     (["input=texts"], ["no tokenizer"]),
     (["~model"], ["model"]),
     (["~save", "nosuch=1"], ["nosuch"]),
-    (["hydra.callbacks.x.y=1"], ["hydra.callbacks.x.y=1"]),
+    (["hydra.callbacks.x.y=1"], ["hydra.callbacks.x"]),
+    (["hydra.run.dir=x"], ["hydra.run.dir=x", "--multirun"]),
+    (["+modle.config.hidden_size=64"], ["did you mean model?"]),
+    (["+foo=1"], ["foo"]),
+    (["model=[tiny,scratch]"], ["model=[tiny,scratch]"]),
+    (["model.config=null"], ["model.config"]),
+    (["model.config=${input}"], ["model.config"]),
+    (["model.head=${nosuch}"], ["nosuch"]),
+    (["model.config.id2label={a: 1}"], ["model.config.id2label"]),
+    (["model.config.id2label={}"], ["id2label", "label"]),
+    (["+model.config.id2label.0=x", "model.config.nope=1"], ["model.config"]),
+    (["runtime.seed=99999999999999999999999"], ["runtime.seed"]),
+    (["runtime.threads=100000000000"], ["runtime.threads"]),
+    (["model.config.vocab_size=1000000000000000"], ["vocab_size", "parameters"]),
+    (["model.config.layer_norm_eps=inf"], ["layer_norm_eps", "finite"]),
+    (["model.config.add_cross_attention=true"], ["is_decoder"]),
+    (["save=checkpoint", "save.path="], ["working folder"]),
+    (["save=checkpoint", "save.path=/"], ["working folder"]),
+    (["save=checkpoint", "save.path=x", "save.max_shard_size=0GB"], ["save.max_shard_size=0GB"]),
+    (["--multirun", "--cfg", "job"], ["--multirun", "choose one"]),
+    (["-p", "model"], ["--cfg"]),
+    (["--cfg", "job", "-p", "model.hed"], ["did you mean head?"]),
+    (["--cfg", "job", "--resolve", "runtime.seed=${nosuch}"], ["nosuch"]),
+    (["--info", "config", "model=nosuch"], ["model=nosuch"]),
+    (["-m", "model=glob(zz*)"], ["sweep is empty"]),
+    (["-m", "model=tiny", "hydra.job.chdir=true"], ["hydra.sweep.dir"]),
     (["+hydra.job_logging.handlers.x.class=logging.FileHandler"], ["hydra.job_logging"]),
     (["hydra/job_logging=default"], ["hydra/job_logging"]),
-    (["hydra.searchpath=[file:///tmp]"], ["hydra.searchpath"]),
     (["model=null"], ["model"]),
 ]
 
@@ -255,25 +279,82 @@ def test_a_multirun_names_what_failed(bertflow: Command) -> None:
 def test_no_word_and_no_folder_makes_hydra_run_code(bertflow: Command, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     target = ["_target_=builtins.open", f"file={canary}", "mode=w"]
+    base = "defaults: [config, _self_]"
     for words in (["task=plugins"], ["-m", "task=plugins"]):
         assert bertflow(*words).code == 0
         assert bertflow(*words, *(f"+hydra.callbacks.x.{word}" for word in target)).code == 2
         assert bertflow(*words, f"+hydra.hydra_logging.handlers.x.filename={canary}").code == 2
         for number, text in enumerate(
             (
-                f"hydra: {{callbacks: {{x: {{_target_: builtins.open, file: {canary}, mode: w}}}}}}",
-                f"hydra: {{job_logging: {{handlers: {{x: {{class: logging.FileHandler, filename: {canary}}}}}}}}}",
-                f"# @package hydra.hydra_logging.handlers.x\nclass: logging.FileHandler\nfilename: {canary}",
-                f"hydra: {{searchpath: ['file://{tmp_path}']}}",
+                f"{base}\nhydra: {{callbacks: {{x: {{_target_: builtins.open, file: {canary}, mode: w}}}}}}",
+                f"{base}\nhydra: {{job_logging: {{handlers: {{x: {{class: logging.FileHandler, filename: {canary}}}}}}}}}",
+                "defaults: [config, '/exp/a@hydra.hydra_logging.handlers.x']",
+                "defaults: [config, '/exp/a@hydra.callbacks.x']",
             )
         ):
             folder = tmp_path / f"conf{number}"
-            folder.mkdir(exist_ok=True)
+            (folder / "exp").mkdir(parents=True, exist_ok=True)
+            (folder / "exp/a.yaml").write_text(f"_target_: builtins.open\nfile: {canary}\nmode: w\n")
             (folder / "mine.yaml").write_text(text + "\n")
             refused = bertflow(*words, "--config-dir", str(folder), "--config-name", "mine")
             assert refused.code == 2
             assert "not allowed" in refused.error
     assert not canary.exists()
+
+
+def test_a_sweep_over_foreign_options_makes_hydra_run_no_code(bertflow: Command, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    (tmp_path / "conf/exp").mkdir(parents=True)
+    handler = f"# @package hydra.job_logging\nhandlers: {{x: {{class: logging.FileHandler, filename: {canary}}}}}\n"
+    (tmp_path / "conf/exp/bad.yaml").write_text(handler)
+    (tmp_path / "conf/exp/good.yaml").write_text("# @package _global_\ndebug: false\n")
+    words = ("--config-dir", str(tmp_path / "conf"), "-m", "task=plugins")
+    assert bertflow(*words, "+exp=good").code == 0
+    assert bertflow(*words, "+exp=good,bad").code == 2
+    assert not canary.exists()
+
+
+def test_an_unselected_file_with_any_key_is_nobodys_business(bertflow: Command, tmp_path: Path) -> None:
+    (tmp_path / "notes.yaml").write_text("callbacks: [a]\n_target_: b\n")
+    assert bertflow("--config-dir", str(tmp_path), "--cfg", "job").code == 0
+    assert package.compose("input=texts", "input.texts=_target_: a word").input.texts == "_target_: a word"
+
+
+def test_the_users_folder_does_not_hide_bertflows_own_names(bertflow: Command, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("debug: true\n")
+    refused = bertflow("--config-dir", str(tmp_path), "--cfg", "job")
+    assert refused.code == 2
+    assert "--config-name" in refused.error
+    (tmp_path / "config.yaml").unlink()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/scratch.yaml").write_text("plugin: scratch\n")
+    assert bertflow("--config-dir", str(tmp_path), "model=tiny").code == 7
+
+
+def test_parts_of_the_config_may_be_null_or_missing(bertflow: Command) -> None:
+    assert bertflow("--cfg", "job", "-p", "input.attention_mask").out == "null\n"
+    assert bertflow("--cfg", "job", "-p", "model.checkpoint", "model=auto").out == "???\n"
+
+
+def test_a_multirun_keeps_the_typed_text(bertflow: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("-m", "model=tiny", "save=checkpoint", "model.config.layer_norm_eps=1e-5")
+    assert bertflow(*words, "save.path=1.10,1e3").code == 0
+    assert sorted(os.listdir(tmp_path)) == ["1.10", "1e3"]
+    assert bertflow("model=tiny", "save=checkpoint", "save.path=1", "save.path=2").code == 0
+    assert sorted(os.listdir(tmp_path)) == ["1.10", "1e3", "2"]
+
+
+def test_help_wins_over_multirun(bertflow: Command) -> None:
+    assert "Groups and options" in bertflow("-m", "model=tiny", "--help").out
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+def test_closed_streams(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m bertflow"
+    for line, code in ((f"{command} --help >&-", 5), (f"{command} model=nosuch 2>&-", 2)):
+        done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
 
 
 def test_words_behind_info_are_the_configs(bertflow: Command) -> None:

@@ -20,6 +20,7 @@ from conftest import Command, MakeCheckpoint
         (["input.ids=[[101],[]]"], ["empty row", "row 1"]),
         (["input.ids=[[101,7592"], ["malformed list", "[[101,7592"]),
         (["input.ids=101"], ["malformed list"]),
+        (["input.ids={a:1}"], ["malformed list"]),
         (["input.ids=[101,102]"], ["row 0", "not a list"]),
         (["input.ids=[[true,false]]"], ["row 0, column 0", "bool"]),
         (["input.ids=[[1.5]]"], ["row 0, column 0", "float"]),

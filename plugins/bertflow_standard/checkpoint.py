@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -89,10 +90,10 @@ def resolve(name: str, revision: str | None = None, refresh: bool = False, timeo
         NetworkError: the Hub cannot be reached.
         ConfigError: a revision of something that has none.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     is_path = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or Path(name).is_absolute()
     is_package = name.startswith("pkg://")
-    if not path.is_dir() and not is_path and not is_package:
+    if not path.exists() and not is_path and not is_package:
         cached = hub.cached(name, revision)
         if cached and not refresh and Checkpoint(name, cached).is_complete:
             return Checkpoint(name, cached)

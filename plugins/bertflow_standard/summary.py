@@ -49,7 +49,9 @@ def _table(result: Result, values: bool) -> str:
     from rich.table import Table
 
     text = io.StringIO()
-    console = Console(file=text, width=1000, highlight=False, markup=False, emoji=False)
+    console = Console(
+        file=text, color_system=None, force_terminal=False, width=1000, highlight=False, markup=False, emoji=False
+    )
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for name, value in _lines(result):
         table.add_row(name, value)

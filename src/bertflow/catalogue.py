@@ -162,7 +162,7 @@ class Catalogue:
 
 def _listdir(folder: Path) -> list[str]:
     try:
-        return sorted(os.listdir(folder))
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError:  # Most packages have few of the groups.
         return []
 

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from bertflow.errors import BertflowError, ConfigError, StorageError, did_you_mean
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from bertflow.catalogue import Catalogue
 
 EXIT_CLOSED_PIPE = 5
@@ -64,6 +66,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if unknown:
         known = [option for action in parser._actions for option in action.option_strings]
         raise ConfigError("no such flag", unknown[0], did_you_mean(unknown[0].partition("=")[0], known))
+    if (flags.package or flags.resolve) and not flags.cfg:
+        raise ConfigError("flag has no effect", "--package, --resolve", "add --cfg job")
+    if flags.multirun and (flags.cfg or flags.info):
+        raise ConfigError("flags exclude each other", "--multirun, --cfg, --info", "choose one")
     return flags
 
 
@@ -71,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run bertflow as a command and return its exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
     flags = argparse.Namespace(words=words)
+    if sys.stderr is None:  # Closed by the shell; what is printed must not go to stdout instead.
+        sys.stderr = io.StringIO()
     try:
         # What a plugin or a library prints must not stand in the result.
         with _rare_collections(), _sigterm_raises(), contextlib.redirect_stdout(sys.stderr):
@@ -81,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         line, code = outcome(error)
         if wants_traceback(flags.words):
             traceback.print_exc()
-        print(f"error: {line}", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            print(f"error: {line}", file=sys.stderr, flush=True)
         return code
 
 
@@ -93,7 +102,9 @@ def script() -> NoReturn:
 
 
 def _write(text: str) -> bool:
-    """Write the result; return False where the reader of the pipe has left."""
+    """Write the result; return False where the reader of the pipe has left, or stdout is closed."""
+    if sys.stdout is None:
+        return False
     if isinstance(sys.stdout, io.TextIOWrapper):  # A terminal without the letters of a path still shows the result.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -159,7 +170,7 @@ def command(flags: argparse.Namespace) -> tuple[str, int]:
         import importlib.metadata
 
         return f"bertflow {importlib.metadata.version('bertflow')}\n", 0
-    if flags.multirun:
+    if flags.multirun and not flags.help:
         from bertflow.multirun import multirun
 
         return multirun(flags.words, flags.config_dir, flags.config_name)
@@ -171,6 +182,8 @@ def _text(flags: argparse.Namespace) -> str:
     if flags.shell_completion:
         return _complete(flags)
     from bertflow import config
+    from bertflow.explain import explain
+    from bertflow.words import literal, refuse_hydra_words
 
     available = config.catalogue(flags.config_dir)
     if flags.help:
@@ -180,12 +193,17 @@ def _text(flags: argparse.Namespace) -> str:
     if flags.info:
         shown = io.StringIO()
         with config.hydra_app(available) as hydra, contextlib.redirect_stdout(shown):
-            hydra.show_info(flags.info, flags.config_name, [config.literal(word) for word in flags.words])
+            words = [literal(word) for word in flags.words]
+            try:
+                hydra.show_info(flags.info, flags.config_name, words)
+            except Exception as error:
+                raise explain(error, available) from error
         return shown.getvalue()
     if flags.cfg:
         return _show_config(flags, available)
     from bertflow.flow import Flow
 
+    refuse_hydra_words(flags.words)
     composition = config.compose_run(flags.words, available, flags.config_name)
     if composition.config.get("debug"):  # It may come from a config of the user's own.
         flags.words.append("debug=true")
@@ -219,16 +237,32 @@ def _complete(flags: argparse.Namespace) -> str:
 
 def _show_config(flags: argparse.Namespace, available: Catalogue) -> str:
     from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     from bertflow import config
+    from bertflow.explain import explain
 
     shown = config.compose_run(flags.words, available, flags.config_name).config
     if flags.cfg != "job":
         hydra = config.compose_hydra(flags.words, available, flags.config_name).hydra
         shown = OmegaConf.create({**({} if flags.cfg == "hydra" else shown), "hydra": hydra})
-    part: Any = OmegaConf.select(shown, flags.package) if flags.package else shown
-    if part is None:
-        raise ConfigError("no such part of the config", flags.package, did_you_mean(flags.package, map(str, shown)))
-    if not isinstance(part, DictConfig):
-        return f"{part}\n"
-    return OmegaConf.to_yaml(part, resolve=flags.resolve)
+    try:
+        part: Any = _part(shown, flags.package) if flags.package else shown
+        if not isinstance(part, DictConfig):
+            return f"{part}\n".replace("None\n", "null\n")
+        return OmegaConf.to_yaml(part, resolve=flags.resolve)
+    except OmegaConfBaseException as error:
+        raise explain(error, available) from error
+
+
+def _part(shown: DictConfig, key: str) -> Any:
+    """Return a part of the config, null and missing values too. Raises ConfigError for a key that is not there."""
+    from omegaconf import DictConfig, OmegaConf
+
+    part: Any = shown
+    for name in key.split("."):
+        names = list(map(str, part)) if isinstance(part, DictConfig) else []
+        if name not in names:
+            raise ConfigError("no such part of the config", key, did_you_mean(name, names))
+        part = "???" if OmegaConf.is_missing(part, name) else part[name]
+    return part

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import re
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,22 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.core.utils import JobRuntime
-from hydra.errors import HydraException
+from hydra.errors import MissingConfigException
 from hydra.types import RunMode
-from omegaconf import BooleanNode, DictConfig, OmegaConf, StringNode, open_dict
+from omegaconf import BooleanNode, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from bertflow.catalogue import GROUPS, Catalogue, discover
-from bertflow.errors import BertflowError, ConfigError
+from bertflow.errors import BertflowError, ConfigError, StorageError, did_you_mean
 from bertflow.explain import explain
 from bertflow.plugins import Active, activate, failure
+from bertflow.words import keep_text, literal
 
 PRIMARY = "config"
 """The config that a run starts from: `conf/config.yaml`, or the user's own with `--config-name`."""
@@ -85,40 +85,48 @@ def conf_dir() -> Path:
 
 def catalogue(config_dirs: Sequence[str | Path] = ()) -> Catalogue:
     """List what can be selected, the user's own config folders included. Imports no plugin."""
-    folders = [Path(folder).expanduser().resolve() for folder in config_dirs]
+    folders = [Path(os.path.expanduser(folder)).resolve() for folder in config_dirs]
     for folder in folders:
         if not folder.is_dir():
             raise ConfigError("config folder not found", str(folder), "give an existing folder to --config-dir")
-        refuse_code(folder)
+        if (folder / f"{PRIMARY}.yaml").is_file():
+            where = str(folder / f"{PRIMARY}.yaml")
+            raise ConfigError("this name is that of bertflow's own config", where, "rename it and use --config-name")
     return discover(conf_dir(), folders)
 
 
-CODE_KEYS = ("_target_", "callbacks", "hydra_logging", "job_logging", "searchpath")
-"""What makes Hydra call or open something: only installed packages may bring it, never a word or a foreign folder."""
+class ClosedConfigLoader(ConfigLoaderImpl):
+    """Composes configs in which Hydra finds nothing to call and no file to open, whatever words and folders say.
+
+    Hydra calls what `hydra.callbacks` and any `_target_` name, and opens what its log handlers name. Only launchers and
+    sweepers of installed packages may do so; bertflow itself has no callback and no log handler.
+    """
+
+    def load_configuration(self, *args: Any, **kwargs: Any) -> DictConfig:
+        """Compose as Hydra does, and refuse code. Raises ConfigError."""
+        composed = super().load_configuration(*args, **kwargs)
+        hydra = OmegaConf.to_container(composed.hydra, resolve=False)
+        assert isinstance(hydra, dict)
+        logs = [hydra.get("hydra_logging") or {}, hydra.get("job_logging") or {}]
+        if hydra.get("callbacks") or any(
+            log.get(part) for log in logs for part in ("handlers", "formatters", "filters")
+        ):
+            fix = "take it out: a config never names callbacks or log handlers"
+            raise ConfigError("not allowed in a config", "hydra.callbacks, hydra_logging or job_logging", fix)
+        for target in _targets(hydra):
+            if not str(target).startswith(("hydra._internal.core_plugins.", "hydra_plugins.")):
+                raise ConfigError("not allowed in a config", f"_target_: {target}", "a config never names code")
+        return composed
 
 
-def refuse_code(folder: Path) -> None:
-    """Raise ConfigError where a config folder of the user's could make Hydra run code or open files."""
-    for path in sorted(folder.rglob("*.yaml")):
-        inside = path.relative_to(folder).parts[:-1]
-        text = path.read_text(encoding="utf-8", errors="replace")
-        headers = re.findall(r"^\s*#\s*@package\s+(\S+)", text, flags=re.MULTILINE)
-        names = {*inside, *(part for header in headers for part in header.split("."))}
-        with contextlib.suppress(Exception):  # What is no YAML is said when it is selected.
-            names |= set(_keys(OmegaConf.to_container(OmegaConf.load(path))))
-        for key in sorted(names & set(CODE_KEYS)):
-            fix = "take it out: a config never names code, log handlers or other folders"
-            raise ConfigError(f"{key} is not allowed in a config folder", str(path), fix)
-
-
-def _keys(content: Any) -> Iterator[str]:
+def _targets(content: Any) -> Iterator[Any]:
     if isinstance(content, dict):
-        for key, value in content.items():
-            yield from str(key).replace("/", ".").split(".")
-            yield from _keys(value)
+        yield from (value for key, value in content.items() if key == "_target_")
+        for value in content.values():
+            yield from _targets(value)
     elif isinstance(content, list):
         for item in content:
-            yield from _keys(item)
+            yield from _targets(item)
 
 
 _hydra_lock = threading.RLock()
@@ -141,7 +149,9 @@ def hydra_app(available: Catalogue) -> Iterator[Hydra]:
         for folder, owner in available.conf_dirs[1:]:
             path.prepend(provider=owner, path=f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
         try:
-            yield Hydra.create_main_hydra2("bertflow", path)
+            hydra = Hydra("bertflow", ClosedConfigLoader(path))
+            instance.initialize(hydra)
+            yield hydra
         finally:
             instance.hydra, base.version_base = saved
             JobRuntime.instance().set("name", job_name)
@@ -177,7 +187,11 @@ def compose_hydra(words: Sequence[str], available: Catalogue, config_name: str =
     with hydra_app(available) as hydra:
         try:
             return hydra.compose_config(config_name, readable, RunMode.RUN, from_shell=False)
+        except BertflowError:
+            raise
         except Exception as error:  # Hydra answers some words with a ValueError or an assertion.
+            if isinstance(error, OSError) and not isinstance(error, MissingConfigException):
+                raise StorageError.of(error) from error
             raise explain(error, available, dict(word.partition("=")[::2] for word in readable)) from error
 
 
@@ -185,18 +199,22 @@ def validate(
     composed: DictConfig, choices: Mapping[str, str], words: Sequence[str], available: Catalogue
 ) -> Composition:
     """Activate what the composed config selects, and check every value against the plugins' types."""
+    for key in composed:
+        if key not in (*GROUPS, "debug"):
+            raise ConfigError("no such setting", str(key), did_you_mean(str(key), [*GROUPS, "debug"]))
     active = activate(_selection(composed, choices), available)
     types = OmegaConf.create({"debug": BooleanNode(False)})
     for key, node in active.types.items():
         OmegaConf.update(types, key, node, force_add=True)
-    _keep_text(composed, types, words)
+    keep_text(composed, types, words)
     values = copy.deepcopy(composed)
     for key in active.modules:
         node = OmegaConf.select(values, key)
         with open_dict(node):
             del node["plugin"]
     try:
-        typed = OmegaConf.merge(types, values)
+        # Resolved first: an interpolation must not get past the types.
+        typed = OmegaConf.merge(types, OmegaConf.create(OmegaConf.to_container(values, resolve=True)))
     except OmegaConfBaseException as error:
         raise explain(error, available, choices) from error
     assert isinstance(typed, DictConfig)
@@ -208,8 +226,8 @@ def _selection(composed: DictConfig, choices: Mapping[str, str]) -> Iterator[tup
     for key, node in selected(composed):
         group, _, extension = key.partition(".")
         option = extension or str(choices.get(group))
-        if node is None:
-            raise ConfigError("no option is selected", group, f"write {group}=<option>; --help lists them")
+        if node is None or option == "None":
+            raise ConfigError("not one option is selected", group, f"write {group}=<option>; --help lists them")
         plugin = node.get("plugin") if isinstance(node, DictConfig) else None
         if not isinstance(plugin, str):
             raise ConfigError("option names no plugin", f"{group}={option}", "its YAML starts with `plugin: <module>`")
@@ -224,48 +242,3 @@ def selected(composed: DictConfig) -> Iterator[tuple[str, Any]]:
             yield group, node
         else:
             yield from ((f"{group}.{name}", part) for name, part in (node or {}).items())
-
-
-def _keep_text(composed: DictConfig, types: DictConfig, words: Sequence[str]) -> None:
-    """Give keys typed as string the text that was typed: revision `1.10` is not the number 1.1."""
-    for word in words:
-        key, _, text = word.lstrip("+").partition("=")
-        parent, _, name = key.rpartition(".")
-        node = OmegaConf.select(types, parent) if parent else None
-        field = node._get_node(name, validate_access=False) if isinstance(node, DictConfig) else None
-        is_text = isinstance(field, StringNode) and "${" not in text
-        value = OmegaConf.select(composed, key) if is_text else None
-        if isinstance(value, bool | int | float):
-            OmegaConf.update(composed, key, text)
-
-
-def literal(word: str, multirun: bool = False) -> str:
-    """Return an override that Hydra can read: a value beyond its grammar is quoted, so that it stands for itself.
-
-    Paths and sentences need no quotes that way. What opens a quote, bracket or brace was meant as Hydra's syntax and is
-    an error; except under `input.`, where the plugin reads the data and can say which row is wrong.
-
-    Raises:
-        ConfigError: the word is no `key=value`, or its value cannot be read.
-    """
-    key, equals, value = word.partition("=")
-    target = re.search(r"(^|[.{,+\s])_target_\s*[:=]", word)
-    if target or (key.lstrip("+~").startswith("hydra") and set(re.split(r"[./]", key)) & set(CODE_KEYS)):
-        fix = "leave it out: a word never names code, log handlers or config folders"
-        raise ConfigError("not allowed on the command line", word, fix)
-    try:
-        parsed: Override | None = OverridesParser.create().parse_override(word)
-    except HydraException:
-        parsed = None
-    if parsed is None and not (equals and re.fullmatch(r"(~|\+\+?)?[\w./@-]+", key)):
-        raise ConfigError("not a setting", word, "write group=option or group.key=value")
-    if key in GROUPS and value in ("", "null"):
-        raise ConfigError("no option is selected", word, f"write {key}=<option>; --help lists them")
-    if parsed is None:
-        if value[:1] in tuple("'\"[{") and not key.startswith("input."):
-            raise ConfigError("value cannot be read", word, "close its quote, bracket or brace")
-    elif multirun or not parsed.is_sweep_override():
-        return word
-    elif "." not in key:
-        raise ConfigError("several values at once", word, "choose one, or add --multirun to run them all")
-    return f"{key}={QuotedString(value, Quote.single).with_quotes()}"

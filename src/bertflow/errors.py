@@ -75,7 +75,9 @@ class PluginError(BertflowError):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `did you mean X?` for a near miss, else the list of what there is."""
     names = sorted(known)
-    near = difflib.get_close_matches(word, names, n=1) or [name for name in names if word and name.startswith(word)]
+    folded = {name.casefold(): name for name in names}
+    near = [folded[name] for name in difflib.get_close_matches(word.casefold(), folded, n=1)]
+    near = near or [name for name in names if word and name.startswith(word)]
     if near:
         return f"did you mean {' or '.join(near)}?"
     return f"choose one of {', '.join(names)}" if names else "there is none to choose"

@@ -44,6 +44,9 @@ def explain(
         return ConfigError("not valid YAML", f"{mark.name}, line {mark.line + 1}", "mend the file")
     text = str(error).strip() or str(cause)
     unmatched = re.match(r"Could not override '([^']+)'", text)
+    if unmatched and unmatched[1] in GROUPS:
+        fix = f"add `- {unmatched[1]}: <option>` to its defaults, or start them with `- config`"
+        return ConfigError("the primary config lacks a group", unmatched[1], fix)
     if unmatched:
         return ConfigError("no such group", unmatched[1], did_you_mean(unmatched[1], [*GROUPS, "debug"]))
     return ConfigError("config cannot be composed", text.splitlines()[0], "see --help for groups, options and keys")
@@ -91,9 +94,12 @@ def _lists_key(path: Path, key: str) -> bool:
 
 
 def _value_hint(error: OmegaConfBaseException) -> str:
-    value, reason = getattr(error, "value", None), str(error.msg).splitlines()[0]
-    kind = error.parent_node._get_node(error.key) if isinstance(error.parent_node, DictConfig) else None
-    if isinstance(kind, EnumNode):
+    value = getattr(error, "value", None)
+    reason = next(iter((str(error.msg) or str(error.__cause__) or type(error).__name__).splitlines()), "")
+    kind = None
+    with contextlib.suppress(OmegaConfBaseException, TypeError, AttributeError):  # The key itself may be the fault.
+        kind = error.parent_node._get_node(error.key, validate_access=False)
+    if isinstance(kind, EnumNode) and isinstance(error, ValidationError) and value is not None:
         return f"{value} is none of its values, {did_you_mean(str(value), kind.enum_type.__members__)}"
     if isinstance(value, str) and "," in value:
         return f"{reason}; to run several values add --multirun"

@@ -16,6 +16,7 @@ from bertflow.config import PRIMARY, Composition, catalogue, compose_run
 from bertflow.errors import BertflowError, InputError, PluginError, StorageError
 from bertflow.hookspecs import Batch, ModelDescription, Outputs, Result, Row, WeightsReport
 from bertflow.plugins import failure
+from bertflow.words import refuse_hydra_words
 
 TOKENIZE_ROWS = 1024
 """Rows per call of `tokenize`: enough for a tokenizer to work in parallel, few enough to stream."""
@@ -41,6 +42,7 @@ def run(
     """
     if rows is not None and (isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable)):
         raise InputError("rows is not an iterable of rows", f"rows={rows!r:.40}", "give a list, such as rows=[text]")
+    refuse_hydra_words(overrides)
     composition = compose_run(overrides, catalogue([config_dir] if config_dir else []), config_name)
     return Flow(composition, rows).run()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import re
 import sys
 import tempfile
 import traceback
@@ -14,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
 from bertflow import config
 from bertflow.cli import outcome, wants_traceback
-from bertflow.errors import BertflowError
+from bertflow.errors import BertflowError, ConfigError
 from bertflow.explain import explain
 from bertflow.flow import Flow
+from bertflow.words import literal
 
 
 @dataclass(frozen=True)
@@ -40,15 +43,19 @@ def multirun(words: Sequence[str], config_dirs: Sequence[str], config_name: str)
     folders = tuple(str(folder) for folder in available.config_dirs)
     task = functools.partial(_run, config_dirs=folders)
     task.__module__ = __name__  # Hydra asks the task function for its module.
-    readable = [config.literal(word, multirun=True) for word in words]
+    readable = [literal(word, multirun=True) for word in words]
     with config.hydra_app(available) as hydra, _sweep_folder(readable) as places:
         try:
             batches = hydra.multirun(config_name, task, [*readable, *places, "hydra.mode=MULTIRUN"], False)
         except BertflowError:
             raise
         except Exception as error:
+            if isinstance(error, OSError) and not isinstance(error, MissingConfigException):
+                raise
             raise explain(error, available) from error
     jobs: list[Job] = [returned.return_value for batch in batches for returned in batch]
+    if not jobs:
+        raise ConfigError("the sweep is empty", " ".join(words), "give at least one value for each key")
     for job in jobs:
         if job.error:
             print(f"error: {job.error} [{' '.join(job.words)}]", file=sys.stderr)
@@ -59,9 +66,12 @@ def multirun(words: Sequence[str], config_dirs: Sequence[str], config_name: str)
 @contextlib.contextmanager
 def _sweep_folder(words: Sequence[str]) -> Iterator[list[str]]:
     """Give Hydra, which always writes a `multirun.yaml`, a folder that is removed; unless the user named one."""
-    if any(word.lstrip("+").startswith("hydra.sweep.dir=") for word in words):
+    if any(word.lstrip("+").startswith(("hydra.sweep.dir=", "hydra.sweep=")) for word in words):
         yield []
         return
+    for word in words:
+        if re.match(r"\+*hydra\.(job\.chdir|output_subdir)=", word) or "hydra:runtime.output_dir" in word:
+            raise ConfigError("a sweep has no folder of its own", word, "add hydra.sweep.dir=<folder>")
     with tempfile.TemporaryDirectory(prefix="bertflow-") as folder:
         yield [f"hydra.sweep.dir={Path(folder).as_posix()}"]
 

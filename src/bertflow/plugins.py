@@ -76,6 +76,7 @@ def activate(selection: Iterable[tuple[str, str, str]], catalogue: Catalogue) ->
     active = Active(manager)
     for group, option, name in selection:
         catalogue.refuse_duplicates(group, option)
+        catalogue.refuse_duplicates(group, name)  # A preset inherits the option that is named like its plugin.
         package = catalogue.package_of(group, name)
         who = f"{group}={option} of {package}"
         _check_requirement(package, who)

@@ -73,4 +73,4 @@ def _print(clocks: dict[str, Clock]) -> None:
     table = Table("stage", "hook", "calls", "seconds", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for hook, clock in clocks.items():
         table.add_row(OWNERS[hook], hook, str(clock.calls), f"{clock.seconds:.3f}")
-    Console(file=sys.stderr, width=100, highlight=False).print(table)
+    Console(file=sys.stderr, color_system=None, force_terminal=False, width=100, highlight=False).print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from bertflow_standard.transformers_model import (
     describe_model,
     forward,
     no_tokenizer,
+    quiet,
     save_model,
     tokenize,
 )
@@ -28,6 +30,7 @@ ACTIVATIONS = (
     *("gelu_pytorch_tanh", "hardswish", "laplace", "leaky_relu", "linear", "mish", "prelu", "quick_gelu", "relu"),
     *("relu2", "relu6", "sigmoid", "silu", "sqrtsoftplus", "swish", "tanh", "xielu"),
 )
+MOST_PARAMETERS = 10**11
 PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 
 
@@ -67,7 +70,7 @@ class BertFields:
         for name in (*sizes, "num_hidden_layers", "type_vocab_size"):
             self._require(getattr(self, name) > 0, name, "it must be at least 1")
         for name in ("initializer_range", "layer_norm_eps", "chunk_size_feed_forward"):
-            self._require(getattr(self, name) >= 0, name, "it must not be negative")
+            self._require(0 <= getattr(self, name) < math.inf, name, "it must be finite and not negative")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
             self._require(0 <= (getattr(self, name) or 0) < 1, name, "it must be from 0 to below 1")
         heads = self.num_attention_heads
@@ -76,9 +79,18 @@ class BertFields:
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             inside = 0 <= (getattr(self, name) or 0) < self.vocab_size
             self._require(inside, name, f"it must lie in the vocabulary of {self.vocab_size}")
+        cross = not self.add_cross_attention or self.is_decoder
+        self._require(cross, "add_cross_attention", "only a decoder has it: add model.config.is_decoder=true")
+        self._require(self.id2label != {}, "id2label", "name at least one label, or null")
+        self._require(self._size() < MOST_PARAMETERS, "vocab_size", f"{self._size():.0e} parameters are too many")
         self._require(self.hidden_act in ACTIVATIONS, "hidden_act", did_you_mean(self.hidden_act, ACTIVATIONS))
         problem = self.problem_type
         self._require(problem in (None, *PROBLEMS), "problem_type", did_you_mean(problem or "", PROBLEMS))
+
+    def _size(self) -> int:
+        """Return about how many parameters the model has."""
+        layer = 4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size
+        return (self.vocab_size + self.max_position_embeddings) * self.hidden_size + self.num_hidden_layers * layer
 
     def _require(self, holds: bool, name: str, fix: str) -> None:
         if not holds:
@@ -109,10 +121,11 @@ def build_model(config: Config) -> TransformersModel:
     fields = {key: value for key, value in asdict(config.config).items() if value is not None or key == "pad_token_id"}
     bert_config = transformers.BertConfig(**fields)
     module: Any
-    if config.head is None:
-        module = transformers.BertModel(bert_config)
-    else:
-        module = getattr(transformers, config.head.value).from_config(bert_config)
+    with quiet():
+        if config.head is None:
+            module = transformers.BertModel(bert_config)
+        else:
+            module = getattr(transformers, config.head.value).from_config(bert_config)
     return TransformersModel(module.eval())
 
 

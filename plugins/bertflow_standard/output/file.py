@@ -48,7 +48,7 @@ WRITERS = {".npz": _write_npz, ".safetensors": _write_safetensors}
 def check_run(flow: Flow) -> None:
     """Refuse a target that cannot be written, before anything is computed."""
     config: Config = flow.settings["output"]
-    path = Path(config.path).expanduser()
+    path = Path(os.path.expanduser(config.path))
     if path.suffix not in WRITERS:
         raise ConfigError("no such file format", f"output.path={path}", f"let it end in {' or '.join(WRITERS)}")
     if path.is_dir():
@@ -68,7 +68,9 @@ def _refuse_replacing(path: Path, config: Config) -> None:
 @hookimpl
 def write_result(config: Config, result: Result) -> Result:
     """Write the outputs beside the target, then put them in its place in one step."""
-    path = Path(config.path).expanduser()
+    path = Path(os.path.expanduser(config.path))
+    if not result.outputs:
+        raise ConfigError("there is nothing to write", f"task={result.task} with output=file", "use output=print")
     # A folder of its own takes the half-written file, so that a failure leaves nothing behind.
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         part = Path(folder, path.name)

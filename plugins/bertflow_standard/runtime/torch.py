@@ -15,6 +15,7 @@ from bertflow.hookspecs import Batch, Row
 from bertflow_standard.process import Borrowed
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+MAX_THREADS = 4096
 
 
 @dataclass
@@ -31,8 +32,10 @@ class Config:
         kind, _, index = self.device.partition(":")
         if kind not in DEVICES or (index and not index.isdigit()):
             raise ConfigError("wrong value", f"runtime.device={self.device}", did_you_mean(kind, DEVICES))
-        if self.threads is not None and self.threads < 1:
-            raise ConfigError("wrong value", f"runtime.threads={self.threads}", "give at least 1, or null")
+        if self.threads is not None and not 1 <= self.threads <= MAX_THREADS:
+            raise ConfigError("wrong value", f"runtime.threads={self.threads}", f"give 1 to {MAX_THREADS}, or null")
+        if not 0 <= self.seed < 2**64:
+            raise ConfigError("wrong value", f"runtime.seed={self.seed}", "give 0 to 2**64 - 1")
         if self.batch_tokens < 1:
             raise ConfigError("wrong value", f"runtime.batch_tokens={self.batch_tokens}", "give at least 1")
 

@@ -26,7 +26,9 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse a size that the writer could not read, before anything is computed."""
-        if not re.fullmatch(r"\d+(\.\d+)?\s*[KMGT]?B", self.max_shard_size, flags=re.IGNORECASE):
+        if not re.search("[1-9]", self.max_shard_size) or not re.fullmatch(
+            r"\d+(\.\d+)?\s*[KMGT]B", self.max_shard_size, flags=re.IGNORECASE
+        ):
             where = f"save.max_shard_size={self.max_shard_size}"
             raise ConfigError("not a size", where, "write a number and a unit, such as 500MB or 5GB")
 
@@ -39,7 +41,11 @@ CHECKPOINT_FILES = re.compile(
 
 
 def _target(config: Config) -> Path:
-    return Path(config.path).expanduser().absolute()
+    """Return the folder to write, links followed."""
+    try:
+        return Path(os.path.expanduser(config.path)).resolve()
+    except (OSError, RuntimeError) as error:
+        raise ConfigError("path leads nowhere", f"save.path={config.path}", "choose another path") from error
 
 
 def _old(path: Path) -> Path:
@@ -60,6 +66,8 @@ def check_run(flow: Flow) -> None:
     """Refuse a target that cannot be written, before anything is computed."""
     config: Config = flow.settings["save"]
     path = _target(config)
+    if Path.cwd().is_relative_to(path):
+        raise ConfigError("target is the working folder", f"save.path={config.path}", "name a folder of its own")
     parent = next(folder for folder in path.parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise StorageError("no folder to write in", str(parent), "choose a folder that you may write to")
@@ -97,7 +105,7 @@ def save_checkpoint(flow: Flow, config: Config, model: Any) -> dict[str, Any]:
         files.append(write_manifest(new, files))
         sizes = {file.relative_to(new).as_posix(): file.stat().st_size for file in files}
         _commit(new, path, config.overwrite)
-    return {"path": str(Path(config.path).expanduser()), "files": sizes}
+    return {"path": str(Path(os.path.expanduser(config.path))), "files": sizes}
 
 
 def _commit(new: Path, path: Path, overwrite: bool) -> None:
