@@ -287,7 +287,7 @@ def test_no_word_and_no_folder_makes_hydra_run_code(bertflow: Command, tmp_path:
         for number, text in enumerate(
             (
                 f"{base}\nhydra: {{callbacks: {{x: {{_target_: builtins.open, file: {canary}, mode: w}}}}}}",
-                f"{base}\nhydra: {{job_logging: {{handlers: {{x: {{class: logging.FileHandler, filename: {canary}}}}}}}}}",
+                f"{base}\nhydra: {{job_logging: {{handlers: {{x: {{class: a.B, filename: {canary}}}}}}}}}",
                 "defaults: [config, '/exp/a@hydra.hydra_logging.handlers.x']",
                 "defaults: [config, '/exp/a@hydra.callbacks.x']",
             )

@@ -6,7 +6,7 @@ Hydra composes, the plugins' typed `Config` classes validate, and every complain
 from __future__ import annotations
 
 import contextlib
-import copy
+import functools
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -95,6 +95,10 @@ def catalogue(config_dirs: Sequence[str | Path] = ()) -> Catalogue:
     return discover(conf_dir(), folders)
 
 
+_LIVE = ("callbacks", "hydra_logging", "job_logging", "launcher", "sweeper")
+"""The parts of `hydra` that Hydra acts on; everything else it only reads."""
+
+
 class ClosedConfigLoader(ConfigLoaderImpl):
     """Composes configs in which Hydra finds nothing to call and no file to open, whatever words and folders say.
 
@@ -105,15 +109,13 @@ class ClosedConfigLoader(ConfigLoaderImpl):
     def load_configuration(self, *args: Any, **kwargs: Any) -> DictConfig:
         """Compose as Hydra does, and refuse code. Raises ConfigError."""
         composed = super().load_configuration(*args, **kwargs)
-        hydra = OmegaConf.to_container(composed.hydra, resolve=False)
-        assert isinstance(hydra, dict)
-        logs = [hydra.get("hydra_logging") or {}, hydra.get("job_logging") or {}]
-        if hydra.get("callbacks") or any(
-            log.get(part) for log in logs for part in ("handlers", "formatters", "filters")
-        ):
+        parts = {name: composed.hydra.get(name) for name in _LIVE}
+        hydra: Any = {name: OmegaConf.to_container(part) if part else {} for name, part in parts.items()}
+        logs = hydra["hydra_logging"], hydra["job_logging"]
+        if hydra["callbacks"] or any(log.get(part) for log in logs for part in ("handlers", "formatters", "filters")):
             fix = "take it out: a config never names callbacks or log handlers"
             raise ConfigError("not allowed in a config", "hydra.callbacks, hydra_logging or job_logging", fix)
-        for target in _targets(hydra):
+        for target in _targets([hydra["launcher"], hydra["sweeper"]]):
             if not str(target).startswith(("hydra._internal.core_plugins.", "hydra_plugins.")):
                 raise ConfigError("not allowed in a config", f"_target_: {target}", "a config never names code")
         return composed
@@ -207,14 +209,12 @@ def validate(
     for key, node in active.types.items():
         OmegaConf.update(types, key, node, force_add=True)
     keep_text(composed, types, words)
-    values = copy.deepcopy(composed)
-    for key in active.modules:
-        node = OmegaConf.select(values, key)
-        with open_dict(node):
-            del node["plugin"]
     try:
         # Resolved first: an interpolation must not get past the types.
-        typed = OmegaConf.merge(types, OmegaConf.create(OmegaConf.to_container(values, resolve=True)))
+        values: Any = OmegaConf.to_container(composed, resolve=True)
+        for key in active.modules:
+            functools.reduce(dict.__getitem__, key.split("."), values).pop("plugin")
+        typed = OmegaConf.merge(types, values)
     except OmegaConfBaseException as error:
         raise explain(error, available, choices) from error
     assert isinstance(typed, DictConfig)
