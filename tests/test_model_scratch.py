@@ -13,7 +13,7 @@ import yaml
 from transformers.activations import ACT2FN
 
 import bertflow
-from bertflow_standard.model.scratch import ACTIVATIONS
+from bertflow_standard.activations import ACTIVATIONS
 from conftest import IDS, Command
 
 ROOT = Path(__file__).parents[1]

@@ -18,6 +18,7 @@ from bertflow.errors import CheckpointError, ConfigError
 from bertflow.hookspecs import WeightsReport
 from bertflow_standard.checkpoint import Checkpoint, resolve
 from bertflow_standard.manifest import verify
+from bertflow_standard.preflight import check
 from bertflow_standard.transformers_model import Dtype, Head, TransformersModel, quiet
 
 _TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -58,11 +59,11 @@ class Config:
             )
 
 
-def build(config: Config, model_type: str | None = None) -> TransformersModel:
-    """Find the checkpoint and build its architecture on the meta device, without weights.
+def preflight(config: Config, model_type: str | None = None) -> Checkpoint:
+    """Find the checkpoint, and refuse one whose files contradict each other. Imports no torch.
 
     Args:
-        config: the checkpoint and its head.
+        config: which checkpoint.
         model_type: the only `model_type` that is taken; None takes all that transformers knows.
 
     Raises:
@@ -76,6 +77,17 @@ def build(config: Config, model_type: str | None = None) -> TransformersModel:
     if model_type not in (None, found):
         fix = f"use model=auto model.checkpoint={config.checkpoint}"
         raise CheckpointError(f"checkpoint is {found}, not {model_type}", str(checkpoint.folder), fix)
+    check(checkpoint, whole=config.weights is not Policy.any)
+    return checkpoint
+
+
+def build(config: Config) -> TransformersModel:
+    """Build the checkpoint's architecture on the meta device, without weights, while its files are verified.
+
+    Raises:
+        CheckpointError: no model can be built from the config, or a file is not the one that was saved.
+    """
+    checkpoint = resolve(config.checkpoint, config.revision, refresh=False, timeout=config.hub_timeout)
     verified = verifying(checkpoint)
     has_pooler = any("pooler." in name for name in checkpoint.tensors)
 
@@ -132,6 +144,7 @@ def load(config: Config, model: TransformersModel) -> tuple[TransformersModel, W
             **options,
         )
     _refuse(config.weights, checkpoint, module, info)
+    _refuse_nonfinite(checkpoint, module)
     missing, unused = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
     buffers = [name for name in checkpoint.tensors if name not in unused and name.endswith(_IGNORED_BUFFERS)]
     used = [tensor for name, tensor in checkpoint.tensors.items() if name not in {*unused, *buffers}]
@@ -193,6 +206,18 @@ def _refuse(policy: Policy, checkpoint: Checkpoint, module: Any, info: Mapping[s
         is_head = not any(_is_body(name, module, body - {"pooler"}) for name in new)
         fix = "to start with a random head add model.weights=new_head" if is_head else "choose a whole checkpoint"
         raise CheckpointError("checkpoint lacks tensors of the model", _some(where, sorted(new)), fix)
+
+
+def _refuse_nonfinite(checkpoint: Checkpoint, module: Any) -> None:
+    """Raise CheckpointError for a NaN or an infinity, also in a row that today's input never touches."""
+    import torch
+
+    with torch.inference_mode():
+        for name, tensor in module.state_dict().items():
+            # A sum is one pass; it may overflow, so only the elements decide.
+            if not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
+                where = f"{checkpoint.folder}: {name}"
+                raise CheckpointError("weights are not finite (NaN or infinity)", where, "restore the checkpoint")
 
 
 def _is_body(name: str, module: Any, body: Collection[str]) -> bool:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from bertflow import hookimpl
+from bertflow.flow import Flow
 from bertflow.hookspecs import WeightsReport
-from bertflow_standard.loading import Config, build, load
+from bertflow_standard.loading import Config, build, load, preflight
 from bertflow_standard.transformers_model import TransformersModel, describe_model, forward, save_model, tokenize
 
-__all__ = ["Config", "build_model", "describe_model", "forward", "load_weights", "save_model", "tokenize"]
+__all__ = ["Config", "build_model", "check_run", "describe_model", "forward", "load_weights", "save_model", "tokenize"]
+
+
+@hookimpl
+def check_run(flow: Flow) -> None:
+    """Refuse a checkpoint that cannot be loaded, before torch is imported."""
+    preflight(flow.settings["model"], "bert")
 
 
 @hookimpl
 def build_model(config: Config) -> TransformersModel:
     """Build BERT as the checkpoint's config says."""
-    return build(config, "bert")
+    return build(config)
 
 
 @hookimpl

@@ -10,6 +10,7 @@ from bertflow import hookimpl
 from bertflow.errors import ConfigError, did_you_mean
 from bertflow.flow import Flow
 from bertflow.hookspecs import WeightsReport
+from bertflow_standard.activations import ACTIVATIONS
 from bertflow_standard.transformers_model import (
     Dtype,
     Head,
@@ -24,12 +25,6 @@ from bertflow_standard.transformers_model import (
 
 __all__ = ["Config", "build_model", "describe_model", "forward", "load_weights", "save_model", "tokenize"]
 
-# The names that transformers' ACT2FN knows, so that a typo is answered before transformers is imported.
-ACTIVATIONS = (
-    *("gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh"),
-    *("gelu_pytorch_tanh", "hardswish", "laplace", "leaky_relu", "linear", "mish", "prelu", "quick_gelu", "relu"),
-    *("relu2", "relu6", "sigmoid", "silu", "sqrtsoftplus", "swish", "tanh", "xielu"),
-)
 MOST_PARAMETERS = 10**11
 PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 
