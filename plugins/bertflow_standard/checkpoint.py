@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,17 +21,20 @@ from bertflow_standard import hub
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 MAX_HEADER = 100_000_000
 """Bytes; the limit of the safetensors format."""
 
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """What a safetensors header says of one tensor: its dtype in safetensors' words (`F32`), its shape, its file."""
+    """What a safetensors header says of one tensor: its dtype in safetensors' words (`F32`), its shape, its bytes."""
 
     dtype: str
     shape: tuple[int, ...]
     file: Path
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True)
@@ -159,10 +163,18 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
     try:
         header = json.loads(text)
         header.pop("__metadata__", None)
-        tensors = {name: TensorHeader(str(t["dtype"]), tuple(t["shape"]), path) for name, t in header.items()}
+        tensors = {
+            name: TensorHeader(str(t["dtype"]), tuple(t["shape"]), path, *(8 + length + at for at in t["data_offsets"]))
+            for name, t in header.items()
+        }
         end = max((t["data_offsets"][1] for t in header.values()), default=0)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise CheckpointError("weights file is damaged", f"{path}: its header cannot be read", fix) from error
+    for name, tensor in tensors.items():
+        expected = ITEM_BYTES.get(tensor.dtype, 0) * math.prod(tensor.shape)
+        if tensor.dtype in ITEM_BYTES and tensor.stop - tensor.start != expected:
+            where = f"{path}: {name} has {tensor.stop - tensor.start} bytes, its shape takes {expected}"
+            raise CheckpointError("weights file is damaged", where, fix)
     if 8 + length + end != size:
         where = f"{path}: {size} bytes, its header says {8 + length + end}"
         raise CheckpointError("weights file is damaged", where, fix)

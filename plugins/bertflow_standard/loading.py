@@ -18,7 +18,7 @@ from bertflow.errors import CheckpointError, ConfigError
 from bertflow.hookspecs import WeightsReport
 from bertflow_standard.checkpoint import Checkpoint, resolve
 from bertflow_standard.manifest import verify
-from bertflow_standard.preflight import check
+from bertflow_standard.preflight import check, check_finite
 from bertflow_standard.transformers_model import Dtype, Head, TransformersModel, quiet
 
 _TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -113,11 +113,16 @@ def build(config: Config) -> TransformersModel:
 
 
 def verifying(checkpoint: Checkpoint) -> Future[None]:
-    """Start to compare the checkpoint with its manifest on a thread, while torch is imported here."""
+    """Start to read the checkpoint through on a thread, while torch is imported here; `result` raises what it found."""
     pool = ThreadPoolExecutor(1)
-    future = pool.submit(verify, checkpoint.folder)
+    future = pool.submit(_verify, checkpoint)
     pool.shutdown(wait=False)
     return future
+
+
+def _verify(checkpoint: Checkpoint) -> None:
+    verify(checkpoint.folder)
+    check_finite(checkpoint)
 
 
 def load(config: Config, model: TransformersModel) -> tuple[TransformersModel, WeightsReport]:
@@ -144,7 +149,6 @@ def load(config: Config, model: TransformersModel) -> tuple[TransformersModel, W
             **options,
         )
     _refuse(config.weights, checkpoint, module, info)
-    _refuse_nonfinite(checkpoint, module)
     missing, unused = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
     buffers = [name for name in checkpoint.tensors if name not in unused and name.endswith(_IGNORED_BUFFERS)]
     used = [tensor for name, tensor in checkpoint.tensors.items() if name not in {*unused, *buffers}]
@@ -206,18 +210,6 @@ def _refuse(policy: Policy, checkpoint: Checkpoint, module: Any, info: Mapping[s
         is_head = not any(_is_body(name, module, body - {"pooler"}) for name in new)
         fix = "to start with a random head add model.weights=new_head" if is_head else "choose a whole checkpoint"
         raise CheckpointError("checkpoint lacks tensors of the model", _some(where, sorted(new)), fix)
-
-
-def _refuse_nonfinite(checkpoint: Checkpoint, module: Any) -> None:
-    """Raise CheckpointError for a NaN or an infinity, also in a row that today's input never touches."""
-    import torch
-
-    with torch.inference_mode():
-        for name, tensor in module.state_dict().items():
-            # A sum is one pass; it may overflow, so only the elements decide.
-            if not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
-                where = f"{checkpoint.folder}: {name}"
-                raise CheckpointError("weights are not finite (NaN or infinity)", where, "restore the checkpoint")
 
 
 def _is_body(name: str, module: Any, body: Collection[str]) -> bool:

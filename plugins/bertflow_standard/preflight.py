@@ -27,6 +27,9 @@ FAMILY = (
     *("bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta"),
     "xlm-roberta",
 )
+PIECE = 1 << 20
+"""Bytes that are looked at in one go; a multiple of every float's size."""
+
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -100,3 +103,25 @@ def _check_layers(checkpoint: Checkpoint, config: Mapping[str, Any], where: str)
     if numbers and config.get(field, len(numbers)) != len(numbers):
         said = f"{where}: {field}={config[field]}, the weights hold {len(numbers)}"
         raise CheckpointError("config and weights differ", said, "mend config.json, or choose a whole checkpoint")
+
+
+def check_finite(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError for a NaN or an infinity, also in a row that today's input never touches.
+
+    The files are read in pieces, so that it takes no memory; a float is infinite or NaN where its exponent is all ones.
+    """
+    import numpy as np
+
+    exponents = {"F16": (np.uint16, 0x7C00), "BF16": (np.uint16, 0x7F80), "F32": (np.uint32, 0x7F800000)}
+    exponents["F64"] = (np.uint64, 0x7FF0000000000000)
+    for name, tensor in checkpoint.tensors.items():
+        if tensor.dtype not in exponents:
+            continue
+        integer, ones = exponents[tensor.dtype]
+        with tensor.file.open("rb") as file:
+            file.seek(tensor.start)
+            for start in range(tensor.start, tensor.stop, PIECE):
+                bits = np.frombuffer(file.read(min(PIECE, tensor.stop - start)), dtype=integer)
+                if ((bits & integer(ones)) == ones).any():
+                    where = f"{tensor.file}: {name}"
+                    raise CheckpointError("weights are not finite (NaN or infinity)", where, "restore the checkpoint")
