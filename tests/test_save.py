@@ -37,6 +37,12 @@ def test_plain_transformers_loads_it(bertflow: Command, tmp_path: Path, minilm: 
     assert os.listdir(tmp_path) == [folder.name]
 
 
+def test_a_task_that_saves_nothing_is_refused(bertflow: Command, tmp_path: Path) -> None:
+    refused = bertflow("task=plugins", "save=checkpoint", f"save.path={tmp_path / 'checkpoint'}")
+    assert refused.code == 2
+    assert "task=plugins" in refused.error
+
+
 def test_a_scratch_model_is_kept(tmp_path: Path) -> None:
     folder = tmp_path / "scratch"
     result = bertflow.run("model=tiny", "save=checkpoint", f"save.path={folder}")
@@ -100,6 +106,8 @@ def test_an_old_checkpoint_that_a_killed_save_left_aside_comes_back(bertflow: Co
     assert bertflow(*words).code == 0
     before = listing(folder)
     folder.rename(tmp_path / ".checkpoint.bertflow-old")
+    loaded = bertflow("model=auto", f"model.checkpoint={folder}", "output.format=json").json
+    assert loaded["weights"]["random"] == []
     assert bertflow(*words).code == 2
     assert listing(folder) == before
     assert os.listdir(tmp_path) == [folder.name]

@@ -80,6 +80,11 @@ class Checkpoint:
             return False
 
 
+def left_aside(path: Path) -> Path:
+    """Return where the old checkpoint waits while a save replaces it; a killed save leaves it there."""
+    return path.with_name(f".{path.name}.bertflow-old")
+
+
 def resolve(name: str, revision: str | None = None, refresh: bool = False, timeout: float = 10) -> Checkpoint:
     """Find the checkpoint that `name` means, downloading it where it is a Hub id that is not cached.
 
@@ -97,6 +102,8 @@ def resolve(name: str, revision: str | None = None, refresh: bool = False, timeo
     path = Path(os.path.expanduser(name))
     is_path = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or Path(name).is_absolute()
     is_package = name.startswith("pkg://")
+    if not path.exists() and not is_package and left_aside(path).is_dir():
+        return Checkpoint(name, left_aside(path))
     if not path.exists() and not is_path and not is_package:
         cached = hub.cached(name, revision)
         if cached and not refresh and Checkpoint(name, cached).is_complete:

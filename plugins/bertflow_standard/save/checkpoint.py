@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 from bertflow import hookimpl
 from bertflow.errors import ConfigError, StorageError
 from bertflow.flow import Flow
+from bertflow.hookspecs import Result
+from bertflow_standard.checkpoint import left_aside
 from bertflow_standard.manifest import manifest_names, write_manifest
 
 
@@ -48,14 +51,9 @@ def _target(config: Config) -> Path:
         raise ConfigError("path leads nowhere", f"save.path={config.path}", "choose another path") from error
 
 
-def _old(path: Path) -> Path:
-    """Return where the old checkpoint waits while the new one takes its place."""
-    return path.with_name(f".{path.name}.bertflow-old")
-
-
 def _recover(path: Path) -> None:
     """Put back an old checkpoint that a killed save left aside, or remove it where the new one had arrived."""
-    old = _old(path)
+    old = left_aside(path)
     if old.is_dir() and not path.exists():
         old.rename(path)
     shutil.rmtree(old, ignore_errors=True)
@@ -76,6 +74,15 @@ def check_run(flow: Flow) -> None:
         raise ConfigError("target is a file", f"save.path={path}", "name a folder")
     if path.is_dir() and any(path.iterdir()):
         _refuse_replacing(path, config.overwrite)
+
+
+@hookimpl(wrapper=True)
+def run_task() -> Generator[None, Result, Result]:
+    """Say so where the task has nothing to save: what was asked for is never silently left out."""
+    result = yield
+    if result.saved is None:
+        raise ConfigError("task saves no model", f"task={result.task} with save=checkpoint", "use save=none")
+    return result
 
 
 def _refuse_replacing(path: Path, overwrite: bool) -> None:
@@ -116,10 +123,10 @@ def _commit(new: Path, path: Path, overwrite: bool) -> None:
         new.rename(path)
         return
     _refuse_replacing(path, overwrite)  # It may have come while the model ran.
-    path.rename(_old(path))
+    path.rename(left_aside(path))
     try:
         new.rename(path)
     except BaseException:
-        _old(path).rename(path)
+        left_aside(path).rename(path)
         raise
-    shutil.rmtree(_old(path), ignore_errors=True)
+    shutil.rmtree(left_aside(path), ignore_errors=True)
