@@ -84,7 +84,7 @@ def test_rows_stand_in_for_any_input() -> None:
     assert bertflow.run("model=tiny", "input=texts", rows=[[5]]).outputs["last_hidden_state"].shape == (1, 1, 32)
 
 
-def test_a_text_without_tokens(checkpoint: MakeCheckpoint) -> None:
+def test_an_empty_text_is_the_tokenizers_own_tokens() -> None:
     empty = bertflow.run("model=pretrained", rows=[""]).outputs["last_hidden_state"]
     assert empty.shape == (1, 2, 384)  # the tokenizer's own first and last token
 

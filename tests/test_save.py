@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,33 @@ def test_a_flipped_bit_of_a_saved_checkpoint_is_noticed(
     refused = bertflow(*words)
     assert refused.code == 3
     assert str(folder) in refused.error
+
+
+@pytest.mark.parametrize(
+    ("manifest", "said"),
+    [
+        ('{"files": {"../secret": {"bytes": 6, "sha256": "0"}}}', "leads outside"),
+        ('{"files": {"/etc/hostname": {"bytes": 6, "sha256": "0"}}}', "leads outside"),
+        ('{"files": {"config.json": {}}}', "cannot be read"),
+        ('{"files": ["config.json"]}', "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+        ("null", "cannot be read"),
+        ('{"fil', "cannot be read"),
+    ],
+)
+def test_a_manifest_that_is_wrong_itself(
+    manifest: str, said: str, bertflow: Command, checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint("bert"), folder)
+    words = ("model=auto", f"model.checkpoint={folder}")
+    assert bertflow(*words).code == 0
+    (tmp_path / "secret").write_text("secret")
+    (folder / "bertflow.json").write_text(manifest)
+    refused = bertflow(*words)
+    assert refused.code == 3
+    assert said in refused.error
+    assert str(folder / "bertflow.json") in refused.error
 
 
 def test_a_file_that_the_manifest_lists_and_is_gone(bertflow: Command, tmp_path: Path) -> None:

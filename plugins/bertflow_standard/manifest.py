@@ -25,7 +25,7 @@ def digest(path: Path) -> str:
 def write_manifest(folder: Path, files: Collection[Path]) -> Path:
     """Write the manifest of the files, which lie in the folder, and return its path."""
     entries = {
-        str(path.relative_to(folder).as_posix()): {"bytes": path.stat().st_size, "sha256": digest(path)}
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": digest(path)}
         for path in sorted(files)
     }
     content = {"bertflow": importlib.metadata.version("bertflow"), "files": entries}
@@ -33,30 +33,40 @@ def write_manifest(folder: Path, files: Collection[Path]) -> Path:
     return folder / MANIFEST
 
 
-def manifest_names(folder: Path) -> frozenset[str] | None:
-    """Return the names of the files that the folder's manifest lists, itself included; None without one."""
+def _read(folder: Path) -> dict[str, tuple[int, str]] | None:
+    """Return name -> (bytes, sha256) of the folder's manifest, None without one. Raises CheckpointError."""
+    path = folder / MANIFEST
+    fix = "save the checkpoint again"
     try:
-        return frozenset(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]) | {MANIFEST}
+        files = json.loads(path.read_text(encoding="utf-8"))["files"]
+        entries = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError("manifest cannot be read", str(folder / MANIFEST), "save the checkpoint again") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError("manifest cannot be read", str(path), fix) from error
+    for name in entries:
+        if not name or Path(name).name != name:
+            raise CheckpointError("manifest leads outside the checkpoint", f"{path}: {name}", fix)
+    return entries
+
+
+def manifest_names(folder: Path) -> frozenset[str] | None:
+    """Return the names of the files that the folder's manifest lists, itself included; None without one."""
+    entries = _read(folder)
+    return None if entries is None else frozenset(entries) | {MANIFEST}
 
 
 def verify(folder: Path) -> None:
     """Compare every file with the manifest, if there is one.
 
     Raises:
-        CheckpointError: a file is missing, or is not the one that was saved.
+        CheckpointError: a file is missing, or is not the one that was saved; or the manifest cannot be read, or names
+            a file outside the folder, which is then not opened.
     """
-    names = manifest_names(folder)
-    if names is None:
-        return
-    entries = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-    for name, entry in entries.items():
+    for name, (size, sha256) in (_read(folder) or {}).items():
         path = folder / name
         if not path.is_file():
             raise CheckpointError("file of the checkpoint is missing", str(path), "restore it, or save again")
-        if path.stat().st_size != entry["bytes"] or digest(path) != entry["sha256"]:
-            fix = "restore it, or save again; remove bertflow.json if you changed the checkpoint yourself"
+        if path.stat().st_size != size or digest(path) != sha256:
+            fix = f"restore it, or save again; remove {MANIFEST} if you changed the checkpoint yourself"
             raise CheckpointError("file is not the one that was saved (sha256 mismatch)", str(path), fix)
