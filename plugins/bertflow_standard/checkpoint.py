@@ -39,10 +39,11 @@ class TensorHeader:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint folder on this machine, and the name it was asked for by."""
+    """A checkpoint folder on this machine, the name it was asked for by, and how it came to be here."""
 
     name: str
     folder: Path
+    origin: str = "a local folder"
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
@@ -69,7 +70,14 @@ class Checkpoint:
     @cached_property
     def tensors(self) -> Mapping[str, TensorHeader]:
         """Tensor name -> header, over all files. Raises CheckpointError for a damaged file."""
-        return {name: tensor for file in self.weights for name, tensor in read_header(file).items()}
+        found: dict[str, TensorHeader] = {}
+        for file in self.weights:
+            header = read_header(file)
+            for name in found.keys() & header.keys():
+                where = f"{name} in {found[name].file} and {file.name}"
+                raise CheckpointError("two shards hold one tensor", where, "restore or download the shards again")
+            found |= header
+        return found
 
     @property
     def is_complete(self) -> bool:
@@ -107,14 +115,14 @@ def resolve(name: str, revision: str | None = None, refresh: bool = False, timeo
     if not path.exists() and not is_path and not is_package:
         cached = hub.cached(name, revision)
         if cached and not refresh and Checkpoint(name, cached).is_complete:
-            return Checkpoint(name, cached)
-        return Checkpoint(name, hub.download(name, revision, timeout))
+            return Checkpoint(name, cached, "the Hub's cache")
+        return Checkpoint(name, hub.download(name, revision, timeout), "downloaded from the Hub just now")
     if revision:
         raise ConfigError("only a Hub checkpoint has revisions", f"model.revision={revision}", "leave it out")
     if path.is_dir():
         return Checkpoint(name, path)
     if is_package:
-        return Checkpoint(name, _package_folder(name))
+        return Checkpoint(name, _package_folder(name), "an installed package")
     if path.exists():
         raise CheckpointError("checkpoint is not a folder", str(path), f"give its folder: {path.parent}")
     raise CheckpointError("checkpoint folder not found", str(path), "check the path; a Hub id has at most one slash")
@@ -145,9 +153,13 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _shards(index: Path) -> Sequence[Path]:
-    weight_map = _read_object(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError("index has no weight_map", str(index), "restore or download the file again")
+    content = _read_object(index)
+    for field in ("metadata", "weight_map"):
+        if not isinstance(content.get(field), dict):
+            raise CheckpointError(f"index has no {field}", str(index), "restore or download the file again")
+    weight_map = content["weight_map"]
+    if not weight_map:
+        raise CheckpointError("index names no shard", str(index), "restore or download the file again")
     names = sorted({str(name) for name in weight_map.values()})
     for name in names:
         if Path(name).name != name or not name.endswith(".safetensors"):
@@ -170,19 +182,28 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
     try:
         header = json.loads(text)
         header.pop("__metadata__", None)
-        tensors = {
-            name: TensorHeader(str(t["dtype"]), tuple(t["shape"]), path, *(8 + length + at for at in t["data_offsets"]))
-            for name, t in header.items()
-        }
-        end = max((t["data_offsets"][1] for t in header.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        tensors = {name: _tensor_header(entry, path, 8 + length) for name, entry in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError("weights file is damaged", f"{path}: its header cannot be read", fix) from error
-    for name, tensor in tensors.items():
+    end = 8 + length
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
         expected = ITEM_BYTES.get(tensor.dtype, 0) * math.prod(tensor.shape)
         if tensor.dtype in ITEM_BYTES and tensor.stop - tensor.start != expected:
             where = f"{path}: {name} has {tensor.stop - tensor.start} bytes, its shape takes {expected}"
             raise CheckpointError("weights file is damaged", where, fix)
-    if 8 + length + end != size:
-        where = f"{path}: {size} bytes, its header says {8 + length + end}"
-        raise CheckpointError("weights file is damaged", where, fix)
+        if tensor.start != end:
+            where = f"{path}: {name} begins at byte {tensor.start}, the tensor before it ends at {end}"
+            raise CheckpointError("weights file is damaged", where, fix)
+        end = tensor.stop
+    if end != size:
+        raise CheckpointError("weights file is damaged", f"{path}: {size} bytes, its header says {end}", fix)
     return tensors
+
+
+def _tensor_header(entry: Any, path: Path, data: int) -> TensorHeader:
+    """Read one entry of a header; the tensors' bytes begin at `data`. Raises what a malformed entry leads to."""
+    numbers = [*entry["shape"], *entry["data_offsets"]]
+    if any(type(number) is not int or number < 0 for number in numbers):
+        raise ValueError("not a size")
+    start, stop = entry["data_offsets"]
+    return TensorHeader(str(entry["dtype"]), tuple(entry["shape"]), path, data + start, data + stop)

@@ -136,6 +136,7 @@ def load(config: Config, model: TransformersModel) -> tuple[TransformersModel, W
     checkpoint = model.checkpoint
     assert checkpoint is not None
     dtype = _dtype(config.dtype, model, checkpoint)
+    _refuse(config.weights, checkpoint, model.module, _rehearse(model.module, checkpoint))
     # A base model that was built without its pooler is loaded without it too.
     options = {"add_pooling_layer": False} if getattr(model.module, "pooler", ...) is None else {}
     with quiet():
@@ -148,7 +149,7 @@ def load(config: Config, model: TransformersModel) -> tuple[TransformersModel, W
             output_loading_info=True,
             **options,
         )
-    _refuse(config.weights, checkpoint, module, info)
+    _refuse(config.weights, checkpoint, module, info)  # The last word is with what was really loaded.
     missing, unused = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
     buffers = [name for name in checkpoint.tensors if name not in unused and name.endswith(_IGNORED_BUFFERS)]
     used = [tensor for name, tensor in checkpoint.tensors.items() if name not in {*unused, *buffers}]
@@ -189,12 +190,40 @@ def _read_tensors(checkpoint: Checkpoint) -> dict[str, Any]:
     return tensors
 
 
+def _rehearse(module: Any, checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """Load the headers' names and shapes into the module on the meta device, by transformers' own renaming rules.
+
+    So a tensor that does not fit is known before any is read. Returns transformers' loading info.
+    """
+    import torch
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import convert_and_load_state_dict_in_model
+    from transformers.modeling_utils import LoadStateDictConfig
+
+    stand_ins = {name: torch.empty(tensor.shape, device="meta") for name, tensor in checkpoint.tensors.items()}
+    settings = LoadStateDictConfig(
+        ignore_mismatched_sizes=True,
+        device_map={"": "meta"},
+        dtype=torch.float32,
+        weight_mapping=get_model_conversion_mapping(module),
+    )
+    with quiet():
+        info, _ = convert_and_load_state_dict_in_model(module, stand_ins, settings)
+        module.tie_weights(missing_keys=info.missing_keys, recompute_mapping=False)
+        module._adjust_missing_and_unexpected_keys(info)
+    return {name: getattr(info, name) for name in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+
+
 def _refuse(policy: Policy, checkpoint: Checkpoint, module: Any, info: Mapping[str, Any]) -> None:
     """Raise CheckpointError unless the policy allows what did not match."""
     where = str(checkpoint.folder)
     for name, theirs, ours in sorted(info["mismatched_keys"]):
         shapes = f"{where}: {name} is {list(theirs)}, the config says {list(ours)}"
         raise CheckpointError("tensor has another shape", shapes, "mend config.json or the weights")
+    for name, tensor in checkpoint.tensors.items():
+        if tensor.dtype not in _TORCH_NAMES and not name.endswith(_IGNORED_BUFFERS):
+            fix = "bertflow loads F64, F32, F16 and BF16: choose a checkpoint that is not quantized"
+            raise CheckpointError("tensor is of another kind", f"{tensor.file}: {name} is {tensor.dtype}", fix)
     if policy is Policy.any:
         return
     body = {name for name, _ in module.base_model.named_children()}
