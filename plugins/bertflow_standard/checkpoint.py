@@ -141,12 +141,17 @@ def _package_folder(name: str) -> Path:
     return folder
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Any:
+    """Return what a JSON file of a checkpoint holds. Raises CheckpointError, which names the file."""
     try:
-        content = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         reason = type(error).__name__ if isinstance(error, RecursionError) else str(error)
         raise CheckpointError("not valid JSON", f"{path} ({reason})", "restore or download the file again") from error
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    content = read_json(path)
     if not isinstance(content, dict):
         raise CheckpointError("not a JSON object", str(path), "restore or download the file again")
     return content

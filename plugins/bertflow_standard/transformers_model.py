@@ -145,6 +145,7 @@ def tokenize(model: TransformersModel, rows: Sequence[Row], start: int) -> Seque
     for number, row in enumerate(ready, start):
         if number - start not in encoded:
             check_row(row, number)
+            _refuse_unmasked_padding(model, row, number)
         _check_bounds(model, row, number)
     return [{"attention_mask": [1] * len(row["input_ids"]), **row} for row in ready]
 
@@ -165,6 +166,14 @@ def _encode(model: TransformersModel, texts: Sequence[Any], start: int, numbers:
     names = [name for name in INPUTS if name in encoded and name in model.inputs]
     for values in zip(*(encoded[name] for name in names), strict=True):
         yield dict(zip(names, values, strict=True))
+
+
+def _refuse_unmasked_padding(model: TransformersModel, row: Row, number: int) -> None:
+    """Raise InputError for padding at an end that no mask leaves out: attention would silently see it."""
+    pad, ids = getattr(model.module.config, "pad_token_id", None), row["input_ids"]
+    if "attention_mask" not in row and len(ids) > 1 and pad in (ids[0], ids[-1]):
+        where = f"row {number}: id {pad} at its {'start' if ids[0] == pad else 'end'}"
+        raise InputError("padding without a mask", where, "leave padding out, or give an attention_mask")
 
 
 def _check_bounds(model: TransformersModel, row: Row, number: int) -> None:

@@ -45,7 +45,9 @@ GROUPS: Mapping[str, Group] = {
 }
 
 OWNERS: Mapping[str, str] = {hook: name for name, group in GROUPS.items() for hook in group.owes} | {
-    "describe_model": "model"
+    "describe_model": "model",
+    "inspect_model": "model",
+    "verify_model": "model",
 }
 """Hook -> the group whose plugin implements it."""
 

@@ -104,6 +104,22 @@ def describe_model(flow: Flow, config: Any, model: Any) -> ModelDescription:
 
 
 @hookspec(firstresult=True)
+def inspect_model(flow: Flow, config: Any) -> Mapping[str, Any]:
+    """Say what is known of the model before it is built. Optional, implemented by `model`; called by `task=inspect`.
+
+    Returns names and values as JSON has them; sizes in bytes have names that end in `_bytes`.
+    """
+
+
+@hookspec(firstresult=True)
+def verify_model(flow: Flow, config: Any) -> Sequence[Mapping[str, Any]]:
+    """Compare the model's files with what they should be. Optional, implemented by `model`; called by `task=verify`.
+
+    Returns a mapping for each file; raises CheckpointError for one that is not the right one.
+    """
+
+
+@hookspec(firstresult=True)
 def tokenize(flow: Flow, config: Any, model: Any, rows: Sequence[Row], start: int) -> Sequence[Row]:
     """Turn rows into rows of ids that the model can take. Owed by `model`; called by `Flow.batches`.
 

@@ -6,9 +6,12 @@ from bertflow import hookimpl
 from bertflow.flow import Flow
 from bertflow.hookspecs import WeightsReport
 from bertflow_standard.loading import Config, build, load, preflight
-from bertflow_standard.transformers_model import TransformersModel, describe_model, forward, save_model, tokenize
+from bertflow_standard.transformers_model import TransformersModel
 
-__all__ = ["Config", "build_model", "check_run", "describe_model", "forward", "load_weights", "save_model", "tokenize"]
+__all__ = [
+    *("Config", "build_model", "check_run", "describe_model", "forward", "inspect_model", "load_weights", "save_model"),
+    *("tokenize", "verify_model"),
+]
 
 
 @hookimpl

@@ -7,15 +7,21 @@ from typing import Any
 
 from bertflow import hookimpl
 from bertflow.flow import Flow
-from bertflow.hookspecs import Result
+from bertflow.hookspecs import Outputs, Result
+from bertflow_standard.rows import check_finite
 
 
 @hookimpl
 def run_task(flow: Flow) -> Result:
     """Run all rows and join the batches."""
-    batches = list(flow.map())
-    outputs = {name: _join([batch[name] for batch in batches]) for name in batches[0]}
-    return flow.result(outputs, saved=flow.save())
+    batches: list[Outputs] = []
+    row = 0
+    for outputs in flow.map():
+        check_finite(outputs, row)
+        row += len(next(iter(outputs.values())))
+        batches.append(outputs)
+    joined = {name: _join([batch[name] for batch in batches]) for name in batches[0]}
+    return flow.result(joined, saved=flow.save())
 
 
 def _join(parts: Sequence[Any]) -> Any:

@@ -1,0 +1,13 @@
+"""`task=inspect`: what a checkpoint's files say, without torch: what is in it, and what a run would take."""
+
+from __future__ import annotations
+
+from bertflow import hookimpl
+from bertflow.flow import Flow
+from bertflow.hookspecs import Result
+
+
+@hookimpl
+def run_task(flow: Flow) -> Result:
+    """Ask the model plugin; nothing is built or loaded."""
+    return Result("inspect", report=dict(flow.call("inspect_model")))
