@@ -104,7 +104,7 @@ def inspect(checkpoint: Checkpoint, head: str | None, dtype: str, batch_tokens: 
         "tokenizer": _tokenizer(checkpoint),
         "heads": _present(random, config.get("architectures") or []) if random else None,
         "random": {name: len(names) for name, names in random.items()} or None,
-        "random_tensors": random[head] if head in random else None,
+        "random_tensors": random.get(head or ""),
         "memory_bytes": _memory(config, parameters, dtype, batch_tokens),
     }
 

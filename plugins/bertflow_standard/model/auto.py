@@ -5,12 +5,21 @@ from __future__ import annotations
 from bertflow import hookimpl
 from bertflow.flow import Flow
 from bertflow.hookspecs import WeightsReport
+from bertflow_standard.examination import inspect_model, verify_model
 from bertflow_standard.loading import Config, build, load, preflight
-from bertflow_standard.transformers_model import TransformersModel
+from bertflow_standard.transformers_model import TransformersModel, describe_model, forward, save_model, tokenize
 
 __all__ = [
-    *("Config", "build_model", "check_run", "describe_model", "forward", "inspect_model", "load_weights", "save_model"),
-    *("tokenize", "verify_model"),
+    "Config",
+    "build_model",
+    "check_run",
+    "describe_model",
+    "forward",
+    "inspect_model",
+    "load_weights",
+    "save_model",
+    "tokenize",
+    "verify_model",
 ]
 
 
