@@ -19,8 +19,8 @@ from bertflow_standard.preflight import check_finite
 def inspect_model(flow: Flow, config: Config) -> Mapping[str, Any]:
     """Tell what config, headers and tokenizer say."""
     checkpoint = resolve(config.checkpoint, config.revision, timeout=config.hub_timeout)
-    batch_tokens = getattr(flow.settings["runtime"], "batch_tokens", 0)
-    return inspect(checkpoint, config.head.name if config.head else None, config.dtype.value, batch_tokens)
+    batch_tokens = getattr(flow.settings["runtime"], "batch_tokens", None)
+    return inspect(checkpoint, config.head.name if config.head else None, config.dtype.value, batch_tokens or 2048)
 
 
 @hookimpl

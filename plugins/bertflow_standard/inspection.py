@@ -140,8 +140,8 @@ def _present(random: Mapping[str, list[str]], architectures: list[Any]) -> list[
 def _embedding(checkpoint: Checkpoint) -> dict[str, Any]:
     modules = sentence_modules(checkpoint)
     if modules is None:
-        return {"pooling": None, "normalize": None}
-    return {"pooling": modules.pooling, "normalize": modules.normalize}
+        return {"pooling": None, "normalize": None, "max_tokens": None}
+    return {"pooling": modules.pooling, "normalize": modules.normalize, "max_tokens": modules.longest}
 
 
 def _tokenizer(checkpoint: Checkpoint) -> str | None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from bertflow import hookimpl
 from bertflow.errors import CheckpointError, ConfigError, InputError
-from bertflow.hookspecs import Batch, ModelDescription, Row
+from bertflow.hookspecs import CARRIED, Batch, ModelDescription, Row
 from bertflow_standard.checkpoint import Checkpoint
 from bertflow_standard.process import Borrowed
 from bertflow_standard.rows import INPUTS, check_row
@@ -147,7 +147,10 @@ def tokenize(model: TransformersModel, rows: Sequence[Row], start: int) -> Seque
             check_row(row, number)
             _refuse_unmasked_padding(model, row, number)
         _check_bounds(model, row, number)
-    return [{"attention_mask": [1] * len(row["input_ids"]), **row} for row in ready]
+    return [
+        {"attention_mask": [1] * len(row["input_ids"]), **{name: row[name] for name in INPUTS if name in row}}
+        for row in ready
+    ]
 
 
 def _encode(model: TransformersModel, texts: Sequence[Any], start: int, numbers: Sequence[int]) -> Iterator[Row]:
@@ -178,15 +181,12 @@ def _refuse_unmasked_padding(model: TransformersModel, row: Row, number: int) ->
 
 def _check_bounds(model: TransformersModel, row: Row, number: int) -> None:
     known = [name for name in INPUTS if name in model.inputs]
-    unknown = ", ".join(sorted(set(row) - set(known)))
+    unknown = ", ".join(sorted(set(row) - {*known, *CARRIED}))
     if unknown:
         raise InputError(f"the model takes no {unknown}", f"row {number}", f"it takes {', '.join(known)}")
     ids = row["input_ids"]
     if not ids:
         raise InputError("text has no token", f"row {number}", "leave the row out")
-    if model.longest is not None and len(ids) > model.longest:
-        where = f"row {number}: {len(ids)} tokens, limit {model.longest}"
-        raise InputError("row is longer than the model's positions", where, "shorten or split the row")
     limits = {"input_ids": ("token id outside the vocabulary", "vocabulary", model.vocabulary_size)}
     if "token_type_ids" in row:
         segments = getattr(model.module.config, "type_vocab_size", 0) or 1
@@ -238,6 +238,7 @@ def describe_model(model: TransformersModel) -> ModelDescription:
         dtype=str(model.module.dtype).removeprefix("torch."),
         config=config,
         pad_token_id=getattr(model.module.config, "pad_token_id", None) or 0,
+        longest=model.longest,
     )
 
 

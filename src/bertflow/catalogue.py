@@ -46,6 +46,8 @@ GROUPS: Mapping[str, Group] = {
 
 OWNERS: Mapping[str, str] = {hook: name for name, group in GROUPS.items() for hook in group.owes} | {
     "describe_model": "model",
+    "run_rows": "runtime",
+    "open_output": "output",
     "inspect_model": "model",
     "verify_model": "model",
 }

@@ -207,7 +207,7 @@ def _text(flags: argparse.Namespace) -> str:
     composition = config.compose_run(flags.words, available, flags.config_name)
     if composition.config.get("debug"):  # It may come from a config of the user's own.
         flags.words.append("debug=true")
-    flow = Flow(composition)
+    flow = Flow(composition, interactive=True)
     return flow.render(flow.run())
 
 

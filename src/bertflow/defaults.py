@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bertflow import hookimpl
 from bertflow.errors import ConfigError
-from bertflow.hookspecs import ModelDescription
+from bertflow.hookspecs import ModelDescription, Part, Row, Sink
 
 if TYPE_CHECKING:
     from bertflow.flow import Flow
@@ -20,11 +20,9 @@ def describe_model(model: Any) -> ModelDescription:
 
 
 @hookimpl(trylast=True)
-def inspect_model(flow: Flow) -> Mapping[str, Any]:
-    """Refuse: without a word from its plugin nothing is known of a model before it is built."""
-    raise ConfigError(
-        "nothing is known of the model before a run", f"model={flow.choices['model']}", "use task=forward"
-    )
+def inspect_model() -> Mapping[str, Any]:
+    """Know nothing of a model before it is built."""
+    return {}
 
 
 @hookimpl(trylast=True)
@@ -32,3 +30,42 @@ def verify_model(flow: Flow) -> Sequence[Mapping[str, Any]]:
     """Refuse: a model without a checkpoint has no files to compare."""
     fix = "use a model with a checkpoint, such as model=pretrained"
     raise ConfigError("there are no files to compare", f"model={flow.choices['model']}", fix)
+
+
+@hookimpl(trylast=True)
+def run_rows(flow: Flow, model: Any, rows: Sequence[Row], output: str, reduce: Callable[[Any], Any]) -> Sequence[Any]:
+    """Run the rows in padded batches, sorted by length so that there is little padding."""
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]))
+    results: list[Any] = [None] * len(rows)
+    places = iter(order)
+    pad_token_id = flow.description().pad_token_id
+    for batch in flow.call("make_batches", rows=[rows[row] for row in order], pad_token_id=pad_token_id):
+        states = flow.call("run_batch", model=model, batch=batch)[output]
+        for state, mask in zip(states, batch["attention_mask"], strict=True):
+            results[next(places)] = reduce(state[mask != 0][None])[0]
+    return results
+
+
+class Collected:
+    """The parts of a stream in memory."""
+
+    def __init__(self) -> None:
+        self.done: Sequence[Part] = ()
+        self.parts: list[Part] = []
+
+    def add(self, part: Part) -> None:
+        """Keep the part."""
+        self.parts.append(part)
+
+    def finish(self, receipt: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Write nothing."""
+        return {}
+
+    def close(self) -> None:
+        """Hold nothing that needs closing."""
+
+
+@hookimpl(trylast=True)
+def open_output() -> Sink:
+    """Keep the parts in memory; the task joins them into its result."""
+    return Collected()

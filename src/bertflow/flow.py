@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, count, islice
 from pathlib import Path
@@ -53,19 +54,29 @@ class Flow:
     Args:
         composition: the validated config and the activated plugins.
         rows: rows that stand in for the input plugin's.
+        interactive: whether somebody reads stderr, so that progress may be shown there.
 
     Raises:
         ConfigError: a value is missing, or a plugin refuses its settings.
     """
 
-    def __init__(self, composition: Composition, rows: Iterable[Any] | None = None) -> None:
-        self.choices = composition.choices
+    def __init__(self, composition: Composition, rows: Iterable[Any] | None = None, interactive: bool = False) -> None:
+        self.config, self.choices = composition.config, composition.choices
+        self.interactive = interactive
+        self.notes: list[str] = []
         self.settings: Mapping[str, Any] = composition.settings()
         self.catalogue = composition.catalogue
         self.source = f"input={self.choices.get('input')}" if rows is None else "rows"
         self._active = composition.active
         self._given = rows
         self._caller_error: Exception | None = None
+
+    def note(self, line: str) -> None:
+        """Note what the user should know and did not ask for; shown once, on stderr if somebody reads it."""
+        if line not in self.notes:
+            self.notes.append(line)
+            if self.interactive:
+                print(f"note: {line}", file=sys.stderr)
 
     def settings_of(self, module: str) -> Any:
         """Return the settings of the plugin in that module; an extension asks with `__name__`."""
@@ -161,19 +172,41 @@ class Flow:
         first = next(rows, None)
         if first is None:
             raise InputError("empty batch", self.source, "give at least one row")
-        model, pad_token_id = self.model(), self.description().pad_token_id
-        encoded = self._tokenized(model, chain((first,), rows))
+        pad_token_id = self.description().pad_token_id
+        encoded = self._tokenized(chain((first,), rows))
         batches: Iterator[Batch] = self.call("make_batches", rows=encoded, pad_token_id=pad_token_id)
         return batches
 
-    def _tokenized(self, model: Any, rows: Iterator[Row]) -> Iterator[Row]:
-        start = 0
+    def _tokenized(self, rows: Iterator[Row]) -> Iterator[Row]:
+        start, longest = 0, self.description().longest
         while chunk := list(islice(rows, TOKENIZE_ROWS)):
-            encoded = self.call("tokenize", model=model, rows=chunk, start=start)
-            if len(encoded) != len(chunk):
-                raise self._miscounted("tokenize", len(chunk), len(encoded))
-            yield from encoded
+            for number, row in enumerate(self.tokenize(chunk, start), start):
+                if longest is not None and len(row["input_ids"]) > longest:
+                    where = f"row {number}: {len(row['input_ids'])} tokens, limit {longest}"
+                    raise InputError("row is longer than the model's positions", where, "shorten or split the row")
+                yield row
             start += len(chunk)
+
+    def tokenize(self, rows: Sequence[Row], start: int) -> Sequence[Row]:
+        """Return one row of ids for each row, of whatever length; `start` is the number of the first.
+
+        Raises:
+            InputError: a row could not be read, or the model cannot take it.
+        """
+        for number, row in enumerate(rows, start):
+            if "error" in row:
+                raise InputError(str(row["error"]), f"row {number}", "mend it, or leave it out")
+        encoded: Sequence[Row] = self.call("tokenize", model=self.model(), rows=rows, start=start)
+        if len(encoded) != len(rows):
+            raise self._miscounted("tokenize", len(rows), len(encoded))
+        return encoded
+
+    def run_rows(self, rows: Sequence[Row], output: str, reduce: Callable[[Any], Any]) -> Sequence[Any]:
+        """Run rows of ids in any grouping; return what `reduce` gives for each row's output, in their order."""
+        results: Sequence[Any] = self.call("run_rows", model=self._placed, rows=rows, output=output, reduce=reduce)
+        if len(results) != len(rows):
+            raise self._miscounted("run_rows", len(rows), len(results))
+        return results
 
     def forward(self, batch: Batch) -> Outputs:
         """Run the model on one batch and return its outputs as numpy arrays."""

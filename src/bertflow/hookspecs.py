@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pluggy import HookspecMarker
 
@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 hookspec = HookspecMarker("bertflow")
 
 Row = Mapping[str, Any]
-"""One input: `{"text": str}`, or `{"input_ids": list[int]}` with optional `attention_mask` and `token_type_ids`."""
+"""One input: `{"text": str}`, or `{"input_ids": list[int]}` with optional `attention_mask` and `token_type_ids`.
+
+It may carry an `id`, columns to `keep` (name -> value), and its `place`, (file, line). A row that cannot be read is
+`{"error": reason}`: it stops the run, or is left out and reported where `input.on_error=skip`.
+"""
+
+CARRIED = ("id", "keep", "place")
+"""What a row may carry along besides the model's inputs."""
 
 Batch = Mapping[str, Any]
 """Rows of one forward pass: input name -> int64 array of shape [rows, tokens]; numpy until the runtime moves it."""
@@ -38,6 +45,8 @@ class ModelDescription:
     dtype: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     pad_token_id: int = 0
+    longest: int | None = None
+    """The longest row in tokens; None for no limit."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class WeightsReport:
 
     `loaded` counts the tensors read from the `files` of `source`; `random` names those drawn at random, `unused` those
     that the checkpoint holds and the model has no place for; `cast` counts the changes of dtype, such as
-    `{"F16->F32": 12}`.
+    `{"F16->F32": 12}`; `digests` gives the SHA-256 of each file that decides what the model computes.
     """
 
     source: str
@@ -56,6 +65,7 @@ class WeightsReport:
     unused: Sequence[str] = ()
     cast: Mapping[str, int] = field(default_factory=dict)
     note: str = ""
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -72,6 +82,38 @@ class Result:
     report: Any = None
     saved: dict[str, Any] | None = None
     written: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """The results of one part of a stream: of `rows` consecutive input rows, whose content has the `digest`.
+
+    `columns` has one value for each row that was not rejected, in their order; `rejects` has a mapping for each of the
+    others; `counts` adds up over the parts, such as `{"tokens": 4711}`.
+    """
+
+    number: int
+    rows: int
+    digest: str
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    rejects: Sequence[Mapping[str, Any]] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+class Sink(Protocol):
+    """Where the parts of a stream go."""
+
+    done: Sequence[Part]
+    """The parts that an interrupted run has written already, without their columns."""
+
+    def add(self, part: Part) -> None:
+        """Keep a part, whole or not at all. Parts come in order, from one thread."""
+
+    def finish(self, receipt: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Deliver the parts. `receipt` is what decided them; returns what was written, for `Result.written`."""
+
+    def close(self) -> None:
+        """Let go of what is held, also after a failure; the parts stay for the next run."""
 
 
 @hookspec
@@ -121,10 +163,10 @@ def verify_model(flow: Flow, config: Any) -> Sequence[Mapping[str, Any]]:
 
 @hookspec(firstresult=True)
 def tokenize(flow: Flow, config: Any, model: Any, rows: Sequence[Row], start: int) -> Sequence[Row]:
-    """Turn rows into rows of ids that the model can take. Owed by `model`; called by `Flow.batches`.
+    """Turn rows into rows of ids that the model can take. Owed by `model`; called by `Flow.tokenize`.
 
-    Rows of text are tokenized; rows of ids are checked against the vocabulary and the position limit. `start` is the
-    number of the first row, for error messages. Returns one row with `input_ids` and `attention_mask` per row given.
+    Rows of text are tokenized, whole; rows of ids are checked against the vocabulary. `start` is the number of the
+    first row, for error messages. Returns one row with `input_ids` and `attention_mask` per row given.
     """
 
 
@@ -186,6 +228,25 @@ def run_batch(flow: Flow, config: Any, model: Any, batch: Batch) -> Outputs:
     """Run the placed model on one batch. Owed by `runtime`; called by `Flow.forward`, mostly through the engine.
 
     Calls `forward` with arrays of its own type, or runs the model by itself. Returns numpy arrays, a row for each row.
+    """
+
+
+@hookspec(firstresult=True)
+def run_rows(
+    flow: Flow, config: Any, model: Any, rows: Sequence[Row], output: str, reduce: Callable[[Any], Any]
+) -> Sequence[Any]:
+    """Run the placed model on rows of ids in any grouping. Optional, of `runtime`; called by `Flow.run_rows`.
+
+    `reduce` takes that output of equally long rows, without padding, as an array of shape [rows, tokens, width], and
+    gives an array of shape [rows, ...]. Returns what it gives for each row, as numpy arrays in the order of the rows.
+    """
+
+
+@hookspec(firstresult=True)
+def open_output(flow: Flow, config: Any, identity: Mapping[str, Any]) -> Sink:
+    """Open the place for a stream's parts. Optional, of `output`; by default they are kept in memory.
+
+    `identity` is all that decides the numbers, as JSON has it: parts of another identity must not be mixed.
     """
 
 

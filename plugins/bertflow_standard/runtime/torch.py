@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from bertflow import hookimpl
+from bertflow import defaults, hookimpl
 from bertflow.errors import ConfigError, did_you_mean
 from bertflow.flow import Flow
 from bertflow.hookspecs import Batch, Row
+from bertflow_standard.packing import Packed, pack
 from bertflow_standard.process import Borrowed
+from bertflow_standard.transformers_model import TransformersModel
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+BATCH_TOKENS = {"cpu": 2048}
+"""Tokens of one forward pass: on a CPU few, so that they stay in its cache; elsewhere `ACCELERATOR_TOKENS`."""
+
+ACCELERATOR_TOKENS = 65536
 MAX_THREADS = 4096
 
 
@@ -24,7 +32,7 @@ class Config:
 
     device: str
     threads: int | None
-    batch_tokens: int
+    batch_tokens: int | None
     seed: int
 
     def __post_init__(self) -> None:
@@ -36,7 +44,7 @@ class Config:
             raise ConfigError("wrong value", f"runtime.threads={self.threads}", f"give 1 to {MAX_THREADS}, or null")
         if not 0 <= self.seed < 2**64:
             raise ConfigError("wrong value", f"runtime.seed={self.seed}", "give 0 to 2**64 - 1")
-        if self.batch_tokens < 1:
+        if self.batch_tokens is not None and self.batch_tokens < 1:
             raise ConfigError("wrong value", f"runtime.batch_tokens={self.batch_tokens}", "give at least 1")
 
 
@@ -125,14 +133,19 @@ def _device(asked: str) -> str:
     return asked
 
 
+def _budget(config: Config) -> int:
+    return config.batch_tokens or BATCH_TOKENS.get(_device(config.device), ACCELERATOR_TOKENS)
+
+
 @hookimpl
 def make_batches(config: Config, rows: Iterable[Row], pad_token_id: int) -> Iterator[Batch]:
     """Fill batches in the order of the rows, each up to `batch_tokens` with its padding, and at least one row."""
+    budget = _budget(config)
     batch: list[Row] = []
     longest = 0
     for row in rows:
         longest = max(longest, len(row["input_ids"]))
-        if batch and longest * (len(batch) + 1) > config.batch_tokens:
+        if batch and longest * (len(batch) + 1) > budget:
             yield _pad(batch, pad_token_id)
             batch, longest = [], len(row["input_ids"])
         batch.append(row)
@@ -152,6 +165,36 @@ def _pad(rows: list[Row], pad_token_id: int) -> Batch:
             values = row.get(name, ())
             batch[name][number, : len(values)] = values
     return batch
+
+
+@hookimpl
+def run_rows(
+    flow: Flow, config: Config, model: Any, rows: Sequence[Row], output: str, reduce: Callable[[Any], Any]
+) -> Sequence[Any]:
+    """Run the rows without padding where the architecture can, else sorted by length and padded."""
+    padded = functools.partial(defaults.run_rows, flow, model)
+    if not isinstance(model, TransformersModel):
+        return padded(rows, output, reduce)
+    device = _device(config.device)
+    with _one_at_a_time:
+        if model not in _packed:
+            _packed[model] = pack(flow, model, device, padded)
+    packed = _packed[model]
+    if isinstance(packed, str):
+        flow.note(f"rows are sorted and padded, not packed: {type(model.module).__name__}: {packed}")
+        return padded(rows, output, reduce)
+    budget = _budget(config)
+    places = {kind: [i for i, row in enumerate(rows) if packed.takes(row) is kind] for kind in (True, False)}
+    results: list[Any] = [None] * len(rows)
+    for kind, run in ((True, functools.partial(packed.run, flow, budget=budget)), (False, padded)):
+        chosen = places[kind]
+        values = run(rows=[rows[i] for i in chosen], output=output, reduce=reduce) if chosen else ()
+        for place, value in zip(chosen, values, strict=True):
+            results[place] = value
+    return results
+
+
+_packed: WeakKeyDictionary[TransformersModel, Packed | str] = WeakKeyDictionary()
 
 
 @hookimpl

@@ -1,0 +1,133 @@
+"""One vector a text: what `task=embed`, `task=similarity` and `task=search` share.
+
+The vectors are those of sentence-transformers: the last hidden states, pooled over a text's tokens, cut to
+`truncate_dim`, and normalised. Where a checkpoint names its pooling that is used; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from bertflow.errors import ConfigError, InputError
+from bertflow.flow import Flow
+from bertflow.hookspecs import Row
+from bertflow_standard.overflow import Fitter, Overflow, fitter
+from bertflow_standard.stream import Encoded
+
+
+class Pooling(Enum):
+    """How the vectors of a text's tokens become one."""
+
+    mean = "mean"
+    cls = "cls"
+    max = "max"
+    last = "last"
+
+
+@dataclass
+class Embedding:
+    """How texts become vectors; null leaves it to the checkpoint."""
+
+    pooling: Pooling | None
+    normalize: bool | None
+    truncate_dim: int | None
+    prompt: str | None
+    max_tokens: int | None
+    overflow: Overflow
+    overlap: int
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
+        for name, least in (("truncate_dim", 1), ("max_tokens", 1), ("overlap", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError("wrong value", f"task.{name}={value}", f"give at least {least}")
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """How the texts of one run become vectors, every question answered."""
+
+    pooling: Pooling
+    normalize: bool
+    truncate_dim: int | None
+    prompt: str
+    max_tokens: int | None
+    overflow: Overflow
+    overlap: int
+
+    def fitter(self, flow: Flow) -> Fitter:
+        """Return what makes rows fit the model."""
+        return fitter(flow, self.max_tokens, self.overflow, self.overlap)
+
+    def vectors(self, flow: Flow, rows: Sequence[Encoded]) -> Any:
+        """Return the vectors of rows of ids: float32 of shape [rows, width].
+
+        The windows of a row are pooled each and averaged, weighted by their number of tokens.
+
+        Raises:
+            InputError: a vector is not finite.
+        """
+        import numpy as np
+
+        windows = [window for row in rows for window in row.windows]
+        pooled = np.stack(flow.run_rows(windows, "last_hidden_state", self._pool)).astype(np.float32, copy=False)
+        counts = [len(row.windows) for row in rows]
+        if len(windows) > len(rows):
+            weights = np.array([len(window["input_ids"]) for window in windows], dtype=np.float32)
+            starts = np.cumsum([0, *counts[:-1]])
+            totals = np.add.reduceat(weights, starts)[:, None]
+            averaged = np.add.reduceat(pooled * weights[:, None], starts) / totals
+            several = np.array(counts) > 1
+            pooled = np.where(several[:, None], averaged, pooled[starts])
+        if not np.isfinite(pooled).all():
+            fix = "numbers grew too large for the dtype: use model.dtype=float32, or look at the model"
+            row = int(np.flatnonzero(~np.isfinite(pooled).all(1))[0])
+            raise InputError("embedding is not finite (NaN or infinity)", f"row {rows[row].number}", fix)
+        pooled = pooled[:, : self.truncate_dim]
+        if not self.normalize:
+            return pooled
+        lengths = np.linalg.norm(pooled, axis=1, keepdims=True)
+        return pooled / np.maximum(lengths, 1e-12)
+
+    def _pool(self, states: Any) -> Any:
+        """Pool states of shape [rows, tokens, width], torch's or numpy's; no token is padding."""
+        if self.pooling is Pooling.mean:
+            return states.mean(1)
+        if self.pooling is Pooling.max:
+            return states.amax(1) if hasattr(states, "amax") else states.max(1)
+        return states[:, 0] if self.pooling is Pooling.cls else states[:, -1]
+
+    def prompted(self, rows: Iterable[Row]) -> Iterable[Row]:
+        """Put the prompt before each text."""
+        if not self.prompt:
+            return rows
+        return ({**row, "text": self.prompt + row["text"]} if isinstance(row.get("text"), str) else row for row in rows)
+
+
+def settle(flow: Flow, settings: Embedding) -> Embedder:
+    """Answer what the settings leave open from the checkpoint's own files, before torch is imported.
+
+    Raises:
+        ConfigError: neither they nor the checkpoint name a pooling; or texts are cut to more than the vectors' width.
+    """
+    known: Mapping[str, Any] = flow.call("inspect_model")
+    pooling = settings.pooling or known.get("pooling")
+    if pooling is None:
+        where = f"task.pooling, for {known.get('checkpoint', 'model=' + str(flow.choices['model']))}"
+        fix = "add task.pooling=mean (usual for sentence embedders) or cls (usual for BGE and the like), max or last"
+        raise ConfigError("the checkpoint names no pooling", where, fix)
+    own = known.get("normalize") if settings.pooling is None else False
+    limits = [value for value in (settings.max_tokens, known.get("max_tokens")) if value is not None]
+    return Embedder(
+        Pooling(pooling),
+        bool(own if settings.normalize is None else settings.normalize),
+        settings.truncate_dim,
+        settings.prompt or "",
+        settings.max_tokens if settings.max_tokens is not None else min(limits, default=None),
+        settings.overflow,
+        settings.overlap,
+    )

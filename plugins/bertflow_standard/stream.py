@@ -1,0 +1,257 @@
+"""A stream: rows in, columns out, part by part, so that any number of rows takes the memory of a few parts.
+
+A part is a fixed number of consecutive rows. It is read and tokenized on one thread, computed by the engine, and kept
+by the output on another; what computes and where is not the stream's business. A part that an interrupted run has kept
+is read again, compared by its digest, and not computed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from bertflow.defaults import Collected
+from bertflow.errors import InputError, StorageError
+from bertflow.flow import Flow
+from bertflow.hookspecs import Part, Row, Sink
+from bertflow_standard.overflow import Fitter
+from bertflow_standard.progress import Progress
+
+PART_ROWS = 4096
+PACKAGES = ("bertflow", "transformers", "torch", "tokenizers", "numpy")
+
+# What the config says beyond what decides the numbers: how a result is shown, and where it goes.
+APART = {"output", "save", "extension", "debug"}
+
+Column = Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A row as ids: itself, or its windows where it was too long."""
+
+    number: int
+    windows: Sequence[Row]
+    truncated: bool
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of all windows, special ones included."""
+        return sum(len(window["input_ids"]) for window in self.windows)
+
+
+Compute = Callable[[Sequence[Encoded]], Mapping[str, Column]]
+"""Takes the rows of a part; returns columns with one value for each."""
+
+
+@dataclass
+class Work:
+    """One part on its way: its rows as ids, those that were rejected, and what its rows carry along."""
+
+    number: int
+    rows: int
+    digest: str
+    encoded: list[Encoded] = field(default_factory=list)
+    carried: dict[str, list[Any]] = field(default_factory=dict)
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+
+
+def stream(
+    flow: Flow, fitter: Fitter, compute: Compute, prepare: Callable[[Iterable[Row]], Iterable[Row]] = iter
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Run the rows through `compute`; return columns (where the output kept them here), counts, and what was written.
+
+    Args:
+        flow: the run.
+        fitter: makes rows fit the model.
+        compute: the work on the rows of one part.
+        prepare: what is done to the rows before they are tokenized.
+
+    Raises:
+        InputError: there is no row; or one that the model cannot take, and `input.on_error` is not `skip`.
+    """
+    identity = identify(flow)
+    clock = dict.fromkeys(("tokenizing", "forward", "writing"), 0.0)
+    progress = Progress(flow)
+    sink: Sink = flow.call("open_output", identity=identity)
+    try:
+        works = _works(flow, prepare(flow.rows()), sink.done, fitter, clock)
+        counts = _pump(flow, sink, works, compute, clock, progress)
+        summary = _summary(counts, clock, progress)
+        written = dict(sink.finish({**identity, "counts": counts, "notes": flow.notes}))
+    finally:
+        progress.close()
+        sink.close()
+    columns = _join(sink.parts) if isinstance(sink, Collected) else {}
+    if isinstance(sink, Collected):
+        summary["rejects"] = [reject for part in sink.parts for reject in part.rejects] or None
+    return columns, summary, written
+
+
+def identify(flow: Flow) -> dict[str, Any]:
+    """Return what decides the numbers of a run, as JSON has it: config, checkpoint, versions, threads."""
+    config: Any = OmegaConf.to_container(flow.config, resolve=True)
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    weights = flow.weights()
+    return {
+        "config": {group: part for group, part in config.items() if group not in APART},
+        "checkpoint": {"source": weights.source, "digests": dict(weights.digests)},
+        "versions": versions,
+        "machine": _machine(),
+    }
+
+
+def _machine() -> dict[str, Any]:
+    """Return what of this machine the last digit of a number may depend on."""
+    import torch
+
+    return {"threads": torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability()}
+
+
+def _pump(
+    flow: Flow, sink: Sink, works: Iterator[Work], compute: Compute, clock: dict[str, float], progress: Progress
+) -> dict[str, int]:
+    counts: Counter[str] = Counter(rows=0, tokens=0, truncated=0, rejected=0)
+
+    def run(work: Work) -> Part:
+        start = time.perf_counter()
+        columns = compute(work.encoded) if work.encoded else {}
+        clock["forward"] += time.perf_counter() - start
+        truncated = [row.truncated for row in work.encoded]
+        tokens = [row.tokens for row in work.encoded]
+        numbers = {"rows": len(tokens), "tokens": sum(tokens), "truncated": sum(truncated)}
+        everything = {**work.carried, **columns, "n_tokens": tokens, "truncated": truncated}
+        numbers["rejected"] = len(work.rejects)
+        return Part(work.number, work.rows, work.digest, everything, work.rejects, numbers)
+
+    def keep(part: Part) -> None:
+        start = time.perf_counter()
+        sink.add(part)
+        clock["writing"] += time.perf_counter() - start
+
+    for part in sink.done:
+        counts.update(part.counts)
+    progress.resume(counts)
+    pending: Future[None] | None = None
+    with ThreadPoolExecutor(1) as writer:
+        for part in flow.call("map_work", function=run, items=works):
+            if pending:
+                pending.result()
+            pending = writer.submit(keep, part)
+            counts.update(part.counts)
+            progress.show(counts)
+        if pending:
+            pending.result()
+    return dict(counts)
+
+
+def _works(
+    flow: Flow, source: Iterable[Row], done: Sequence[Part], fitter: Fitter, clock: dict[str, float]
+) -> Iterator[Work]:
+    """Yield the parts that are still to be computed; those that are done are read and compared."""
+    size = getattr(flow.settings["engine"], "part_rows", PART_ROWS)
+    skip = getattr(flow.settings["input"], "on_error", None)
+    rows = iter(source)
+    first = number = 0
+    while True:
+        start = time.perf_counter()
+        chunk = list(islice(rows, size))
+        if not chunk:
+            break
+        work = Work(number, len(chunk), _digest(chunk))
+        if number < len(done):
+            _compare(work, done[number], first)
+        else:
+            _encode(flow, fitter, chunk, first, work, skip is not None and skip.value == "skip")
+        clock["tokenizing"] += time.perf_counter() - start
+        if number >= len(done):
+            yield work
+        first, number = first + len(chunk), number + 1
+    if number < len(done):
+        raise InputError("input is shorter than before", f"{flow.source}: {first} rows", _ANEW)
+    if not number:
+        raise InputError("empty batch", flow.source, "give at least one row")
+
+
+_ANEW = "give the same input again, or remove what the interrupted run has kept and start anew"
+
+
+def _compare(work: Work, before: Part, first: int) -> None:
+    if (work.rows, work.digest) != (before.rows, before.digest):
+        where = f"rows {first} to {first + work.rows - 1} are not those of the interrupted run"
+        raise InputError("input has changed", where, _ANEW)
+
+
+def _digest(rows: Sequence[Row]) -> str:
+    """Return a digest of what the rows hold, wherever they were read from."""
+    summed = hashlib.blake2b(digest_size=16)
+    for row in rows:
+        content = {name: value for name, value in row.items() if name != "place"}
+        summed.update(repr(content).encode("utf-8", "surrogatepass"))
+    return summed.hexdigest()
+
+
+def _encode(flow: Flow, fitter: Fitter, rows: Sequence[Row], first: int, work: Work, skip: bool) -> None:
+    """Tokenize the rows and make them fit; a bad one is searched for by halves, so that few cost little."""
+    try:
+        tokens = flow.tokenize(rows, first)
+        encoded = [Encoded(number, *fitter.fit(row, number)) for number, row in enumerate(tokens, first)]
+    except InputError as error:
+        if len(rows) > 1:
+            half = len(rows) // 2
+            _encode(flow, fitter, rows[:half], first, work, skip)
+            _encode(flow, fitter, rows[half:], first + half, work, skip)
+            return
+        place = rows[0].get("place")
+        if not skip:
+            where = f"{error.where} ({place[0]}, line {place[1]})" if place else error.where
+            raise InputError(error.what, where, error.fix) from error
+        file, line = place or (None, None)
+        reason = f"{error.what}: {error.where}"
+        identifier = rows[0].get("id")
+        work.rejects.append({"row": first, "file": file, "line": line, "id": identifier, "reason": reason})
+        return
+    work.encoded += encoded
+    for number, row in enumerate(rows, first):
+        for name, value in {"id": row.get("id", number), **row.get("keep", {})}.items():
+            work.carried.setdefault(name, []).append(value)
+
+
+def _join(parts: Iterable[Part]) -> dict[str, Any]:
+    """Return the columns of all parts, as numpy arrays."""
+    import numpy as np
+
+    columns: dict[str, list[Any]] = {}
+    for part in parts:
+        for name, values in part.columns.items():
+            columns.setdefault(name, []).append(np.asarray(values))
+    return {name: np.concatenate(arrays) for name, arrays in columns.items()}
+
+
+def _summary(counts: Mapping[str, int], clock: Mapping[str, float], progress: Progress) -> dict[str, Any]:
+    total = progress.seconds
+    return {
+        **counts,
+        "tokens_per_second": round(progress.tokens / total),
+        "share_of_time": {name: round(seconds / total, 3) for name, seconds in clock.items()},
+        "peak_memory_bytes": progress.peak_memory,
+    }
+
+
+def refuse_full_disk(error: OSError) -> StorageError:
+    """Say that a stream can go on where it was."""
+    refused = StorageError.of(error)
+    return StorageError(refused.what, refused.where, "make room and give the same command again: it goes on from here")
