@@ -17,6 +17,8 @@ from bertflow.hookspecs import Row
 from bertflow_standard.overflow import Fitter, Overflow, fitter
 from bertflow_standard.stream import Encoded
 
+TEXTS = ("text", "text_pair")
+
 
 class Pooling(Enum):
     """How the vectors of a text's tokens become one."""
@@ -105,7 +107,11 @@ class Embedder:
         """Put the prompt before each text."""
         if not self.prompt:
             return rows
-        return ({**row, "text": self.prompt + row["text"]} if isinstance(row.get("text"), str) else row for row in rows)
+        return ({**row, **{name: self.prompt + row[name] for name in TEXTS if _is_text(row, name)}} for row in rows)
+
+
+def _is_text(row: Row, name: str) -> bool:
+    return isinstance(row.get(name), str)
 
 
 def settle(flow: Flow, settings: Embedding) -> Embedder:

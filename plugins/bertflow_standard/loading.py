@@ -17,9 +17,9 @@ from typing import Any
 from bertflow.errors import CheckpointError, ConfigError
 from bertflow.hookspecs import WeightsReport
 from bertflow_standard.checkpoint import Checkpoint, resolve
-from bertflow_standard.manifest import read_digests, verify
+from bertflow_standard.manifest import digest, read_digests, verify
 from bertflow_standard.preflight import check, check_finite
-from bertflow_standard.transformers_model import Dtype, Head, TransformersModel, quiet
+from bertflow_standard.transformers_model import TOKENIZER_FILES, Dtype, Head, TransformersModel, quiet
 
 _TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _HEADER_NAMES = {name: code for code, name in _TORCH_NAMES.items()}
@@ -110,11 +110,10 @@ def build(config: Config) -> TransformersModel:
         reason = " ".join(str(error).split()) or type(error).__name__
         where = str(checkpoint.folder / "config.json")
         raise CheckpointError(f"no model can be built from the config ({reason})", where, "mend the config") from error
-    verified.result()
-    return TransformersModel(module, checkpoint)
+    return TransformersModel(module, checkpoint, verified.result())
 
 
-def verifying(checkpoint: Checkpoint, digests: Mapping[str, str]) -> Future[None]:
+def verifying(checkpoint: Checkpoint, digests: Mapping[str, str]) -> Future[Mapping[str, str]]:
     """Start to read the checkpoint through on a thread, while torch is imported here; `result` raises what it found."""
     pool = ThreadPoolExecutor(1)
     future = pool.submit(_verify, checkpoint, digests)
@@ -122,9 +121,15 @@ def verifying(checkpoint: Checkpoint, digests: Mapping[str, str]) -> Future[None
     return future
 
 
-def _verify(checkpoint: Checkpoint, digests: Mapping[str, str]) -> None:
-    verify(checkpoint.folder, digests)
+def _verify(checkpoint: Checkpoint, digests: Mapping[str, str]) -> Mapping[str, str]:
+    """Return file -> SHA-256 of what decides the model's numbers."""
+    found = verify(checkpoint.folder, digests)
+    deciding = ["config.json", *(path.name for path in checkpoint.weights), *TOKENIZER_FILES]
+    for name in deciding:
+        if name not in found and (checkpoint.folder / name).is_file():
+            found[name] = digest(checkpoint.folder / name)
     check_finite(checkpoint)
+    return {name: found[name] for name in deciding if name in found}
 
 
 def load(config: Config, model: TransformersModel) -> tuple[TransformersModel, WeightsReport]:
@@ -165,8 +170,9 @@ def load(config: Config, model: TransformersModel) -> tuple[TransformersModel, W
         unused=[*unused, *buffers],
         cast={f"{code}->{_HEADER_NAMES[dtype]}": count for code, count in casts.items()},
         note=_note(missing, unused, buffers),
+        digests=model.digests,
     )
-    return TransformersModel(module, checkpoint), report
+    return TransformersModel(module, checkpoint, model.digests), report
 
 
 def _dtype(asked: Dtype, model: TransformersModel, checkpoint: Checkpoint) -> str:

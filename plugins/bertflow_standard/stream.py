@@ -8,6 +8,7 @@ is read again, compared by its digest, and not computed again.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import time
@@ -21,7 +22,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from bertflow.defaults import Collected
-from bertflow.errors import InputError, StorageError
+from bertflow.errors import InputError
 from bertflow.flow import Flow
 from bertflow.hookspecs import Part, Row, Sink
 from bertflow_standard.overflow import Fitter
@@ -50,8 +51,8 @@ class Encoded:
         return sum(len(window["input_ids"]) for window in self.windows)
 
 
-Compute = Callable[[Sequence[Encoded]], Mapping[str, Column]]
-"""Takes the rows of a part; returns columns with one value for each."""
+Compute = Callable[..., Mapping[str, Column]]
+"""Takes the rows of a part as ids, a sequence of `Encoded` for each field; returns columns with one value a row."""
 
 
 @dataclass
@@ -61,13 +62,17 @@ class Work:
     number: int
     rows: int
     digest: str
-    encoded: list[Encoded] = field(default_factory=list)
+    encoded: list[tuple[Encoded, ...]] = field(default_factory=list)
     carried: dict[str, list[Any]] = field(default_factory=dict)
     rejects: list[dict[str, Any]] = field(default_factory=list)
 
 
 def stream(
-    flow: Flow, fitter: Fitter, compute: Compute, prepare: Callable[[Iterable[Row]], Iterable[Row]] = iter
+    flow: Flow,
+    fitter: Fitter,
+    compute: Compute,
+    prepare: Callable[[Iterable[Row]], Iterable[Row]] = iter,
+    fields: Sequence[str] = ("text",),
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Run the rows through `compute`; return columns (where the output kept them here), counts, and what was written.
 
@@ -76,6 +81,7 @@ def stream(
         fitter: makes rows fit the model.
         compute: the work on the rows of one part.
         prepare: what is done to the rows before they are tokenized.
+        fields: the texts of a row, each tokenized by itself; rows of ids have one.
 
     Raises:
         InputError: there is no row; or one that the model cannot take, and `input.on_error` is not `skip`.
@@ -85,7 +91,8 @@ def stream(
     progress = Progress(flow)
     sink: Sink = flow.call("open_output", identity=identity)
     try:
-        works = _works(flow, prepare(flow.rows()), sink.done, fitter, clock)
+        encode = functools.partial(_encode, flow, fitter, fields)
+        works = _works(flow, prepare(flow.rows()), sink.done, encode, clock)
         counts = _pump(flow, sink, works, compute, clock, progress)
         summary = _summary(counts, clock, progress)
         written = dict(sink.finish({**identity, "counts": counts, "notes": flow.notes}))
@@ -128,10 +135,10 @@ def _pump(
 
     def run(work: Work) -> Part:
         start = time.perf_counter()
-        columns = compute(work.encoded) if work.encoded else {}
+        columns = compute(*zip(*work.encoded, strict=True)) if work.encoded else {}
         clock["forward"] += time.perf_counter() - start
-        truncated = [row.truncated for row in work.encoded]
-        tokens = [row.tokens for row in work.encoded]
+        truncated = [any(text.truncated for text in row) for row in work.encoded]
+        tokens = [sum(text.tokens for text in row) for row in work.encoded]
         numbers = {"rows": len(tokens), "tokens": sum(tokens), "truncated": sum(truncated)}
         everything = {**work.carried, **columns, "n_tokens": tokens, "truncated": truncated}
         numbers["rejected"] = len(work.rejects)
@@ -159,11 +166,14 @@ def _pump(
 
 
 def _works(
-    flow: Flow, source: Iterable[Row], done: Sequence[Part], fitter: Fitter, clock: dict[str, float]
+    flow: Flow,
+    source: Iterable[Row],
+    done: Sequence[Part],
+    encode: Callable[[Sequence[Row], int, Work], None],
+    clock: dict[str, float],
 ) -> Iterator[Work]:
     """Yield the parts that are still to be computed; those that are done are read and compared."""
     size = getattr(flow.settings["engine"], "part_rows", PART_ROWS)
-    skip = getattr(flow.settings["input"], "on_error", None)
     rows = iter(source)
     first = number = 0
     while True:
@@ -175,7 +185,7 @@ def _works(
         if number < len(done):
             _compare(work, done[number], first)
         else:
-            _encode(flow, fitter, chunk, first, work, skip is not None and skip.value == "skip")
+            encode(chunk, first, work)
         clock["tokenizing"] += time.perf_counter() - start
         if number >= len(done):
             yield work
@@ -204,30 +214,39 @@ def _digest(rows: Sequence[Row]) -> str:
     return summed.hexdigest()
 
 
-def _encode(flow: Flow, fitter: Fitter, rows: Sequence[Row], first: int, work: Work, skip: bool) -> None:
+def _encode(flow: Flow, fitter: Fitter, fields: Sequence[str], rows: Sequence[Row], first: int, work: Work) -> None:
     """Tokenize the rows and make them fit; a bad one is searched for by halves, so that few cost little."""
     try:
-        tokens = flow.tokenize(rows, first)
-        encoded = [Encoded(number, *fitter.fit(row, number)) for number, row in enumerate(tokens, first)]
+        texts = [_tokenize(flow, fitter, name, rows, first) for name in fields]
     except InputError as error:
         if len(rows) > 1:
             half = len(rows) // 2
-            _encode(flow, fitter, rows[:half], first, work, skip)
-            _encode(flow, fitter, rows[half:], first + half, work, skip)
-            return
-        place = rows[0].get("place")
-        if not skip:
-            where = f"{error.where} ({place[0]}, line {place[1]})" if place else error.where
-            raise InputError(error.what, where, error.fix) from error
-        file, line = place or (None, None)
-        reason = f"{error.what}: {error.where}"
-        identifier = rows[0].get("id")
-        work.rejects.append({"row": first, "file": file, "line": line, "id": identifier, "reason": reason})
+            _encode(flow, fitter, fields, rows[:half], first, work)
+            _encode(flow, fitter, fields, rows[half:], first + half, work)
+        else:
+            work.rejects.append(_reject(flow, rows[0], first, error))
         return
-    work.encoded += encoded
+    work.encoded += zip(*texts, strict=True)
     for number, row in enumerate(rows, first):
         for name, value in {"id": row.get("id", number), **row.get("keep", {})}.items():
             work.carried.setdefault(name, []).append(value)
+
+
+def _tokenize(flow: Flow, fitter: Fitter, name: str, rows: Sequence[Row], first: int) -> list[Encoded]:
+    if name != "text":
+        rows = [row if "error" in row else {"text": row.get(name)} for row in rows]
+    tokens = flow.tokenize(rows, first)
+    return [Encoded(number, *fitter.fit(row, number)) for number, row in enumerate(tokens, first)]
+
+
+def _reject(flow: Flow, row: Row, number: int, error: InputError) -> dict[str, Any]:
+    """Return what the rejects say of a bad row; raise its error unless `input.on_error` is `skip`."""
+    file, line = row.get("place") or (None, None)
+    policy = getattr(flow.settings["input"], "on_error", None)
+    if policy is None or policy.value != "skip":
+        where = f"{error.where} ({file}, line {line})" if file else error.where
+        raise InputError(error.what, where, error.fix) from error
+    return {"row": number, "file": file, "line": line, "id": row.get("id"), "reason": f"{error.what}: {error.where}"}
 
 
 def _join(parts: Iterable[Part]) -> dict[str, Any]:
@@ -249,9 +268,3 @@ def _summary(counts: Mapping[str, int], clock: Mapping[str, float], progress: Pr
         "share_of_time": {name: round(seconds / total, 3) for name, seconds in clock.items()},
         "peak_memory_bytes": progress.peak_memory,
     }
-
-
-def refuse_full_disk(error: OSError) -> StorageError:
-    """Say that a stream can go on where it was."""
-    refused = StorageError.of(error)
-    return StorageError(refused.what, refused.where, "make room and give the same command again: it goes on from here")

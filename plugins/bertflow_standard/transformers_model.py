@@ -58,11 +58,14 @@ class Dtype(Enum):
 
 
 class TransformersModel:
-    """A transformers module with the checkpoint that it comes from, if any."""
+    """A transformers module with the checkpoint that it comes from, if any, and the SHA-256 of the files there."""
 
-    def __init__(self, module: Any, checkpoint: Checkpoint | None = None) -> None:
+    def __init__(
+        self, module: Any, checkpoint: Checkpoint | None = None, digests: Mapping[str, str] | None = None
+    ) -> None:
         self.module = module
         self.checkpoint = checkpoint
+        self.digests = digests or {}
 
     def to(self, device: str) -> TransformersModel:
         """Move the module to a device."""
