@@ -1,8 +1,8 @@
 """The parts of a stream on disk, so that an interrupted run goes on where it was and ends in the same bytes.
 
 Beside the target `NAME` stands the folder `.NAME.bertflow-parts`: a file a part, and a ledger of one JSON line each.
-Line 0 is the identity of the run. A part counts once its line is written whole, and the line is written when its file is
-on the disk. The last line says which finished files are to be moved to where; then the folder is removed.
+Line 0 is the identity of the run. A part counts once its line is written whole, and the line is written when its file
+is on the disk. The last line says which finished files go where; then the folder is removed.
 """
 
 from __future__ import annotations
