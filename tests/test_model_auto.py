@@ -10,7 +10,7 @@ import torch
 import transformers
 
 import bertflow
-from conftest import IDS, TINY, Command, MakeCheckpoint
+from conftest import IDS, TINY, MakeCheckpoint
 
 
 def plain(folder: Path, ids: list[list[int]], mask: list[list[int]] | None = None) -> np.ndarray:
@@ -68,15 +68,6 @@ def test_heads_equal_plain_transformers(head: str, auto_class: str, checkpoint: 
     assert set(result.outputs) == set(expected)
     for name, values in expected.items():
         np.testing.assert_allclose(result.outputs[name], values.numpy(), atol=1e-6)
-
-
-def test_a_head_that_the_checkpoint_lacks(bertflow: Command, checkpoint: MakeCheckpoint) -> None:
-    words = ("model=auto", f"model.checkpoint={checkpoint('bert')}", "model.head=token_classification")
-    refused = bertflow(*words)
-    assert refused.code == 3
-    assert "model.weights=new_head" in refused.error
-    report = bertflow(*words, "model.weights=new_head", "output.format=json").json["weights"]
-    assert report["random"] == ["classifier.bias", "classifier.weight"]
 
 
 def test_random_heads_follow_the_seed(checkpoint: MakeCheckpoint) -> None:
