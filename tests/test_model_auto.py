@@ -31,7 +31,7 @@ def test_equals_plain_transformers(model_type: str, checkpoint: MakeCheckpoint) 
 
 
 @pytest.mark.parametrize("model_type", TINY)
-def test_ragged_rows_are_padded_and_masked(model_type: str, checkpoint: MakeCheckpoint) -> None:
+def test_ragged_rows_are_padded_and_masked(model_type: str, checkpoint: MakeCheckpoint) -> None:  # E05
     folder = checkpoint(model_type)
     rows = [[101, 7592, 999, 1012, 102], [101, 102], [101, 4658, 102]]
     result = bertflow.run("model=auto", f"model.checkpoint={folder}", f"input.ids={rows}")
