@@ -224,7 +224,7 @@ class Forked(Run):
     """Files that were written or changed, processes and connections."""
 
 
-ForkedCommand = Callable[..., Forked]
+Fork = Callable[..., Forked]
 
 
 @pytest.fixture(scope="session")
@@ -238,7 +238,7 @@ def warm(checkpoint: MakeCheckpoint) -> Iterator[Warm]:
 
 
 @pytest.fixture
-def forked(warm: Warm, tmp_path: Path) -> ForkedCommand:
+def forked(warm: Warm, tmp_path: Path) -> Fork:
     """Run bertflow in a child of the warmed parent: a process of its own, limited, measured and watched."""
 
     def command(*words: str, cwd: Path = tmp_path, **request: Any) -> Forked:

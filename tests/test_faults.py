@@ -24,7 +24,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import bertflow
-from conftest import Forked, ForkedCommand, MakeCheckpoint, snapshot
+from conftest import Fork, Forked, MakeCheckpoint, snapshot
 from warm import Watch
 
 WEIGHTS = "model.safetensors"
@@ -72,7 +72,7 @@ Refuse = Callable[[Fault], tuple[Forked, Forked]]
 
 
 @pytest.fixture
-def refuse(forked: ForkedCommand, copy: Copy, tmp_path: Path) -> Refuse:
+def refuse(forked: Fork, copy: Copy, tmp_path: Path) -> Refuse:
     """Run the control, do the fault, and hold the refusal to what all refusals have in common; return both runs."""
 
     def check(fault: Fault) -> tuple[Forked, Forked]:
@@ -254,7 +254,7 @@ def test_a_header_that_is_too_long_costs_nothing(length: int, size: int | None, 
 
 
 def test_a_tensor_that_is_missing_is_drawn_only_on_request(  # A10
-    forked: ForkedCommand, copy: Copy
+    forked: Fork, copy: Copy
 ) -> None:
     folder = copy("bert")
     tensors(lambda content: content.pop(BIAS))(folder)
@@ -264,9 +264,7 @@ def test_a_tensor_that_is_missing_is_drawn_only_on_request(  # A10
     assert forked(*words, "model.weights=any").json["weights"]["random"] == [BIAS]
 
 
-def test_a_task_head_without_a_place_is_dropped_and_said(
-    forked: ForkedCommand, checkpoint: MakeCheckpoint
-) -> None:  # A11
+def test_a_task_head_without_a_place_is_dropped_and_said(forked: Fork, checkpoint: MakeCheckpoint) -> None:  # A11
     words = ("model=pretrained", f"model.checkpoint={checkpoint('bert', 'AutoModelForMaskedLM')}")
     report = forked(*words, "output.format=json").json["weights"]
     assert report["random"] == []
@@ -276,7 +274,7 @@ def test_a_task_head_without_a_place_is_dropped_and_said(
 
 
 def test_buffers_that_transformers_ignores_are_dropped_and_counted(  # A11
-    forked: ForkedCommand, copy: Copy
+    forked: Fork, copy: Copy
 ) -> None:
     folder = copy("bert")
     words = ("model=auto", f"model.checkpoint={folder}", "output.format=json", "output.values=true")
@@ -288,7 +286,7 @@ def test_buffers_that_transformers_ignores_are_dropped_and_counted(  # A11
     assert run["weights"]["unused"] == ["embeddings.position_ids"]
 
 
-def test_a_cast_is_said_once(forked: ForkedCommand, copy: Copy) -> None:  # A16
+def test_a_cast_is_said_once(forked: Fork, copy: Copy) -> None:  # A16
     folder = copy("bert")
     words = ("model=auto", f"model.checkpoint={folder}")
     assert "->F32" not in forked(*words).out
@@ -305,7 +303,7 @@ def test_weights_of_another_architecture(model: str, refuse: Refuse, checkpoint:
     refuse(Fault(write(WEIGHTS, weights), ("{folder}",), words=(f"model={model}",)))
 
 
-def test_weights_that_belong_to_somebody_else(forked: ForkedCommand, bases: Mapping[str, Path]) -> None:  # A20
+def test_weights_that_belong_to_somebody_else(forked: Fork, bases: Mapping[str, Path]) -> None:  # A20
     # Root reads everything; and nobody but its owner may enter pytest's folders.
     user = 65534 if os.geteuid() == 0 else None
     with tempfile.TemporaryDirectory() as place:
@@ -325,7 +323,7 @@ def test_weights_that_belong_to_somebody_else(forked: ForkedCommand, bases: Mapp
         assert {file: file.stat().st_mode for file in folder.iterdir()} == before
 
 
-def test_a_head_that_the_checkpoint_lacks(forked: ForkedCommand, checkpoint: MakeCheckpoint) -> None:  # A21
+def test_a_head_that_the_checkpoint_lacks(forked: Fork, checkpoint: MakeCheckpoint) -> None:  # A21
     words = ("model=auto", f"model.checkpoint={checkpoint('bert')}", "output.format=json")
     assert forked(*words).code == 0
     refused = forked(*words, "model.head=sequence_classification")
@@ -375,7 +373,7 @@ def test_an_index_never_leads_outside(target: str, refuse: Refuse, outside: Watc
     assert outside.seen() == set()
 
 
-def test_the_watch_sees_what_is_opened(forked: ForkedCommand, outside: Watch) -> None:
+def test_the_watch_sees_what_is_opened(forked: Fork, outside: Watch) -> None:
     assert outside.seen() == set()
     assert forked("model=auto", f"model.checkpoint={outside.folder}").touched == []
     assert {"config.json", WEIGHTS} <= outside.seen()
@@ -523,9 +521,7 @@ def test_pickled_weights_are_never_opened(place: str, model: str, pickled: bytes
     refuse(Fault(PICKLES[place](pickled), said, words=(f"model={model}",)))
 
 
-def test_pickled_weights_beside_safetensors_are_ignored(
-    pickled: bytes, forked: ForkedCommand, copy: Copy
-) -> None:  # D01
+def test_pickled_weights_beside_safetensors_are_ignored(pickled: bytes, forked: Fork, copy: Copy) -> None:  # D01
     folder = copy("bert")
     write("pytorch_model.bin", pickled)(folder)
     watch = Watch(folder)
@@ -544,7 +540,7 @@ def test_no_setting_leads_to_a_pickle() -> None:  # D02
 
 
 @pytest.mark.parametrize("tty", [False, True], ids=["D05 a silent pipe", "D05 a silent terminal"])
-def test_nobody_is_asked(tty: bool, pickled: bytes, forked: ForkedCommand, copy: Copy) -> None:
+def test_nobody_is_asked(tty: bool, pickled: bytes, forked: Fork, copy: Copy) -> None:
     folder = copy("bert")
     words = ("model=auto", f"model.checkpoint={folder}")
     assert forked(*words, tty=tty).code == 0
@@ -570,7 +566,7 @@ REMOTE = {
 
 @pytest.mark.parametrize("fields", REMOTE)
 def test_code_that_a_config_names_is_ignored(
-    fields: str, canary: Path, forked: ForkedCommand, copy: Copy, outside: Watch
+    fields: str, canary: Path, forked: Fork, copy: Copy, outside: Watch
 ) -> None:
     folder = copy("bert")
     for model in ("auto", "pretrained"):
@@ -585,7 +581,7 @@ def test_code_that_a_config_names_is_ignored(
 
 
 @pytest.mark.parametrize("sign", ["", "+", "++"])
-def test_a_target_is_no_setting(sign: str, canary: Path, forked: ForkedCommand) -> None:  # D07
+def test_a_target_is_no_setting(sign: str, canary: Path, forked: Fork) -> None:  # D07
     for target in ("os.system", "builtins.open"):
         words = ("model=tiny", "input.ids=[[5]]")
         assert forked(*words).code == 0
@@ -618,7 +614,7 @@ def test_a_tokenizer_runs_no_code(fields: str, model: str, canary: Path, refuse:
 
 @pytest.mark.parametrize("name", ["tokenizer_file", "vocab_file", "name_or_path", "chat_template"])
 def test_a_path_that_a_tokenizer_names_is_not_opened(  # D10
-    name: str, forked: ForkedCommand, copy: Copy, outside: Watch
+    name: str, forked: Fork, copy: Copy, outside: Watch
 ) -> None:
     folder = copy("readable")
     words = ("model=auto", f"model.checkpoint={folder}", "input=texts", "input.texts=cool", "output.format=json")
