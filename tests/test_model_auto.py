@@ -10,7 +10,7 @@ import torch
 import transformers
 
 import bertflow
-from conftest import IDS, TINY, Command, MakeCheckpoint
+from conftest import IDS, TINY, MakeCheckpoint
 
 
 def plain(folder: Path, ids: list[list[int]], mask: list[list[int]] | None = None) -> np.ndarray:
@@ -31,7 +31,7 @@ def test_equals_plain_transformers(model_type: str, checkpoint: MakeCheckpoint) 
 
 
 @pytest.mark.parametrize("model_type", TINY)
-def test_ragged_rows_are_padded_and_masked(model_type: str, checkpoint: MakeCheckpoint) -> None:
+def test_ragged_rows_are_padded_and_masked(model_type: str, checkpoint: MakeCheckpoint) -> None:  # E05
     folder = checkpoint(model_type)
     rows = [[101, 7592, 999, 1012, 102], [101, 102], [101, 4658, 102]]
     result = bertflow.run("model=auto", f"model.checkpoint={folder}", f"input.ids={rows}")
@@ -68,15 +68,6 @@ def test_heads_equal_plain_transformers(head: str, auto_class: str, checkpoint: 
     assert set(result.outputs) == set(expected)
     for name, values in expected.items():
         np.testing.assert_allclose(result.outputs[name], values.numpy(), atol=1e-6)
-
-
-def test_a_head_that_the_checkpoint_lacks(bertflow: Command, checkpoint: MakeCheckpoint) -> None:
-    words = ("model=auto", f"model.checkpoint={checkpoint('bert')}", "model.head=token_classification")
-    refused = bertflow(*words)
-    assert refused.code == 3
-    assert "model.weights=new_head" in refused.error
-    report = bertflow(*words, "model.weights=new_head", "output.format=json").json["weights"]
-    assert report["random"] == ["classifier.bias", "classifier.weight"]
 
 
 def test_random_heads_follow_the_seed(checkpoint: MakeCheckpoint) -> None:
