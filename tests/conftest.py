@@ -70,7 +70,7 @@ def bertflow(capfd: pytest.CaptureFixture[str]) -> Command:
 def shell(tmp_path: Path) -> Command:
     """Run `python -m bertflow` as a process of its own, in an empty folder."""
 
-    def command(*words: str, env: dict[str, str] | None = None, cwd: Path = tmp_path) -> Run:
+    def command(*words: str, env: dict[str, str] | None = None, cwd: Path = tmp_path, stdin: str = "") -> Run:
         done = subprocess.run(
             [sys.executable, "-m", "bertflow", *words],
             capture_output=True,
@@ -78,7 +78,7 @@ def shell(tmp_path: Path) -> Command:
             check=False,
             cwd=cwd,
             env={**os.environ, **(env or {})},
-            stdin=subprocess.DEVNULL,
+            input=stdin,
             timeout=120,
         )
         return Run(done.returncode, done.stdout, done.stderr)

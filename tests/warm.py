@@ -8,6 +8,7 @@ stray file is a failed test, and no more than that. A process of pytest is no su
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import os
 import resource
@@ -125,6 +126,12 @@ def _child(request: Mapping[str, Any], streams: Sequence[int]) -> NoReturn:
             os.setuid(request["user"])
         _limit()
         _report_touched(streams[3])
+        if "file_size" in request:  # What a full disk looks like to the process; Python ignores the signal.
+            resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"],) * 2)
+        if "kill_at" in request:
+            _die_at(request["kill_at"])
+        if "alarm" in request:  # Its default action ends the process at once, wherever it is.
+            signal.setitimer(signal.ITIMER_REAL, request["alarm"])
         from bertflow.cli import main
 
         code = main(request["words"])
@@ -152,6 +159,18 @@ def _report_touched(stream: int) -> None:
         named = arguments and isinstance(arguments[0], str | bytes) and os.fsdecode(arguments[0]) != os.devnull
         if (writes and named) or event in WRITES | LEAVES:
             os.write(stream, f"{event} {arguments!r}\n".encode(errors="surrogateescape"))
+
+    sys.addaudithook(hook)
+
+
+def _die_at(number: int) -> None:
+    """Kill this process the moment before it changes a file for the n-th time."""
+    seen = itertools.count()
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING
+        if (writes or event in WRITES) and next(seen) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
 

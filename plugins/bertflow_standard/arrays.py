@@ -54,8 +54,6 @@ def safetensors_holds(field: pa.Field) -> bool:
 
 def npz_holds(field: pa.Field) -> bool:
     """Whether a `.npz` file can hold the column: text too."""
-    import pyarrow as pa
-
     return _is_text(field.type) or safetensors_holds(field)
 
 

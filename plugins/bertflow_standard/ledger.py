@@ -30,7 +30,12 @@ def parts_folder(target: Path) -> Path:
 
 
 def is_finished(target: Path) -> bool:
-    """Whether a run had finished all but the last renames when it was interrupted."""
+    """Whether a run had finished all but the last renames when it was interrupted.
+
+    One that was interrupted later still is done; the empty folder that it may have left is removed.
+    """
+    with contextlib.suppress(OSError):
+        parts_folder(target).rmdir()
     try:
         return "moves" in _lines(parts_folder(target) / LEDGER)[-1]
     except (OSError, IndexError):

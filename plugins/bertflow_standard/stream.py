@@ -116,6 +116,7 @@ def identify(flow: Flow) -> dict[str, Any]:
     return {
         "config": {group: part for group, part in config.items() if group not in APART},
         "checkpoint": {"source": weights.source, "digests": dict(weights.digests)},
+        "input": dict(flow.call("describe_input")) if flow.source != "rows" else {},
         "versions": versions,
         "machine": _machine(),
     }

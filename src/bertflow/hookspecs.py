@@ -198,6 +198,14 @@ def read_rows(flow: Flow, config: Any) -> Iterable[Row]:
 
 
 @hookspec(firstresult=True)
+def describe_input(flow: Flow, config: Any) -> Mapping[str, Any]:
+    """Say what the input is besides its rows, such as its files and their sizes. Optional, implemented by `input`.
+
+    Called by streams: an interrupted run goes on only where this has not changed. Returns what JSON can have.
+    """
+
+
+@hookspec(firstresult=True)
 def write_result(flow: Flow, config: Any, result: Result) -> Result:
     """Deliver the result to where the config says. Owed by `output`; called by `Flow.run` after the task.
 

@@ -18,12 +18,11 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertflow_standard.formats import WRITERS, refuse_columns
-
 from bertflow import hookimpl
 from bertflow.errors import ConfigError, InputError, StorageError, did_you_mean
 from bertflow.flow import Flow
 from bertflow.hookspecs import Part, Result
+from bertflow_standard.formats import WRITERS, refuse_columns
 from bertflow_standard.ledger import Ledger, is_finished
 from bertflow_standard.summary import Format, render
 
@@ -128,7 +127,8 @@ class ColumnsFile:
 
     def __init__(self, path: Path, config: Config, identity: Mapping[str, Any]) -> None:
         self._path, self._config = path, config
-        self._ledger = Ledger(path, {**identity, "file": {"dtype": config.dtype.value, "format": path.suffix}})
+        with _resumable(path):
+            self._ledger = Ledger(path, {**identity, "file": {"dtype": config.dtype.value, "format": path.suffix}})
         self.done = self._ledger.done
         self._schema = None if self._ledger.moves else self._ledger.schema()
 
@@ -138,12 +138,12 @@ class ColumnsFile:
         self._schema = _widen(self._schema, table.schema, part.number)
         if not part.number:
             refuse_columns(self._path.suffix, table.schema)
-        with _resumable():
+        with _resumable(self._path):
             self._ledger.add(part, table)
 
     def finish(self, receipt: Mapping[str, Any]) -> Mapping[str, Any]:
         """Join the parts, and put file, rejects and receipt in their places."""
-        with _resumable():
+        with _resumable(self._path):
             if not self._ledger.moves:
                 self._join(receipt)
             names = {
@@ -173,8 +173,8 @@ class ColumnsFile:
             raise AssertionError(f"{seen} rows written of {rows} computed")
         moves = {"joined": self._path.name, "receipt": f"{self._path.name}.receipt.json"}
         digests = "".join(part.digest for part in self._ledger.done)
-        summed = {"input": {"digest": hashlib.blake2b(digests.encode(), digest_size=16).hexdigest()}}
-        text = json.dumps({**receipt, **summed}, indent=2, ensure_ascii=False, default=str)
+        rows_digest = hashlib.blake2b(digests.encode(), digest_size=16).hexdigest()
+        text = json.dumps({**receipt, "rows_digest": rows_digest}, indent=2, ensure_ascii=False, default=str)
         (folder / "receipt").write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")
         if receipt["counts"]["rejected"]:
             with (folder / "rejects").open("wb") as file:
@@ -191,14 +191,13 @@ class ColumnsFile:
 
 
 @contextlib.contextmanager
-def _resumable() -> Iterator[None]:
+def _resumable(path: Path) -> Iterator[None]:
     """Say of an error of the disk that the run can go on."""
     try:
         yield
     except OSError as error:
-        refused = StorageError.of(error)
         fix = "mend it and give the same command again: it goes on from here"
-        raise StorageError(refused.what, refused.where, fix) from error
+        raise StorageError(StorageError.of(error).what, str(error.filename or path), fix) from error
 
 
 def _table(columns: Mapping[str, Any], dtype: Dtype) -> pa.Table:
