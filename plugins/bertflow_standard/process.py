@@ -18,7 +18,7 @@ class Borrowed:
         write: sets it.
     """
 
-    def __init__(self, read: Callable[[], Any], write: Callable[[Any], None]) -> None:
+    def __init__(self, read: Callable[[], Any], write: Callable[[Any], object]) -> None:
         self._read, self._write = read, write
         self._lock, self._users, self._before = threading.Lock(), 0, None
 

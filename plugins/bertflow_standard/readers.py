@@ -1,0 +1,276 @@
+"""The records of one file, one after the other: jsonl, csv, tsv, txt, parquet and Arrow, compressed or not.
+
+A record comes with its place, counted from 1: the line of a text file on which it starts, the row of parquet and Arrow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, cast
+
+from bertflow.errors import InputError, did_you_mean
+from bertflow_standard.process import Borrowed
+
+
+class FileFormat(Enum):
+    """How a file holds its records."""
+
+    jsonl = "jsonl"
+    csv = "csv"
+    tsv = "tsv"
+    txt = "txt"
+    parquet = "parquet"
+    arrow = "arrow"
+
+
+SUFFIXES = {f".{kind.value}": kind for kind in FileFormat} | {
+    ".ndjson": FileFormat.jsonl,
+    ".feather": FileFormat.arrow,
+}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}
+
+Record = Mapping[str, Any] | str
+"""Column -> value, or the reason why the record cannot be read."""
+
+Records = Iterator[tuple[int, Record]]
+
+_NO_TEXT = "not UTF-8"
+
+_BUFFER = 1 << 20
+_BATCH_ROWS = 1024
+"""Rows of parquet or Arrow that are Python objects at one time."""
+
+_LOOK_AHEAD = 1000
+"""Records of jsonl in which every carried column must occur: there is no header to hold its name against."""
+
+_field_limit = Borrowed(csv.field_size_limit, csv.field_size_limit)
+_LONGEST_FIELD = 1 << 28  # Python's own limit is 131,072; without one, a forgotten quote reads the whole file.
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns to read: each record owes the needed ones; a record of jsonl may lack one that is only carried."""
+
+    needed: Sequence[str]
+    carried: Sequence[str]
+
+    @property
+    def names(self) -> list[str]:
+        """Every column once."""
+        return list(dict.fromkeys((*self.needed, *self.carried)))
+
+
+def format_of(file: Path) -> FileFormat | None:
+    """Return the format that a file's name says."""
+    suffix = file.suffix.lower()
+    return SUFFIXES.get(Path(file.stem).suffix.lower() if suffix in COMPRESSIONS else suffix)
+
+
+def read_records(file: Path | None, kind: FileFormat, columns: Columns) -> Records:
+    """Read a file, or stdin for None, and never more of it than a few buffers at a time.
+
+    Raises:
+        InputError: a column is missing, or the file cannot be read as what it should be.
+        OSError: the operating system refuses the file.
+    """
+    name = str(file) if file else "stdin"
+    try:
+        with _opened(file) as source:
+            yield from _READERS[kind](source, name, columns)
+    except (OSError, ValueError, LookupError, MemoryError, NotImplementedError) as error:  # pyarrow, on damaged bytes
+        if isinstance(error, OSError) and error.errno is not None:  # It is the operating system that refuses.
+            raise
+        reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+        fix = f"it is damaged or not {kind.value}: make it anew, or say what it is with input.format"
+        raise InputError(f"file cannot be read ({reason})", name, fix) from error
+
+
+@contextlib.contextmanager
+def _opened(file: Path | None) -> Iterator[io.BufferedReader]:
+    if file is None:
+        stdin = getattr(sys.stdin, "buffer", None)
+        if stdin is None:
+            raise InputError("stdin is closed", "input.path=-", "pipe the rows in, or name a file")
+        yield stdin
+        return
+    compression = COMPRESSIONS.get(file.suffix.lower())
+    with file.open("rb") as plain:
+        if compression is None:
+            yield plain
+            return
+        if not plain.peek(1):  # pyarrow takes this for a file without rows; no compressor writes it.
+            raise InputError("compressed file is empty", str(file), "make it anew")
+        import pyarrow as pa
+
+        with io.BufferedReader(pa.CompressedInputStream(plain, compression), _BUFFER) as unpacked:
+            yield unpacked
+
+
+def _lines(source: io.BufferedReader) -> Iterator[bytes]:
+    first = source.readline().removeprefix(b"\xef\xbb\xbf")
+    return chain([first] if first else [], source)
+
+
+def _check_columns(wanted: Iterable[str], found: Sequence[str], name: str) -> None:
+    for column in wanted:
+        if column not in found:
+            raise InputError("no such column", f"{name}: {column}", did_you_mean(column, found))
+        if found.count(column) > 1:
+            raise InputError("two columns have one name", f"{name}: {column}", "rename one of them")
+
+
+def _read_txt(source: io.BufferedReader, name: str, columns: Columns) -> Records:
+    """Each line is a text, an empty one too, in a table of one column."""
+    _check_columns(columns.names, ["text"], name)
+    for number, line in enumerate(_lines(source), 1):
+        try:
+            yield number, {"text": line.removesuffix(b"\n").removesuffix(b"\r").decode()}
+        except UnicodeDecodeError:
+            yield number, _NO_TEXT
+
+
+def _read_jsonl(source: io.BufferedReader, name: str, columns: Columns) -> Records:
+    records = ((number, _json(line)) for number, line in enumerate(_lines(source), 1) if line.strip())
+    head: list[tuple[int, Record]] = []
+    seen: set[str] = set()
+    for number, record in islice(records, _LOOK_AHEAD):
+        head.append((number, record))
+        seen |= set() if isinstance(record, str) else record.keys()
+        if seen.issuperset(columns.carried):
+            break
+    else:
+        if seen:
+            _check_columns(columns.carried, list(seen), name)
+    yield from chain(head, records)
+
+
+def _json(line: bytes) -> Record:
+    try:
+        record = json.loads(line.decode())
+    except UnicodeDecodeError:
+        return _NO_TEXT
+    except json.JSONDecodeError as error:
+        return f"not valid JSON ({error.msg}, character {error.pos})"
+    except (ValueError, RecursionError) as error:
+        return f"not valid JSON ({error})"
+    return record if isinstance(record, dict) else f"not a JSON object but {type(record).__name__}"
+
+
+def _read_csv(source: io.BufferedReader, name: str, columns: Columns, delimiter: str = ",") -> Records:
+    """Read with Python's csv: pyarrow's gives up the whole file at a text longer than its buffer or no UTF-8."""
+    unreadable: list[str] = []
+
+    def decoded() -> Iterator[str]:
+        for line in _lines(source):
+            try:
+                yield line.decode()
+            except UnicodeDecodeError:
+                unreadable.append(_NO_TEXT)
+                yield line.decode(errors="replace")
+
+    with _field_limit.set(_LONGEST_FIELD):
+        reader = csv.reader(decoded(), delimiter=delimiter, strict=True)
+        header = _next_row(reader, unreadable)
+        if header is None:
+            return
+        if isinstance(header, str):
+            raise InputError(f"header is {header}", name, "mend its first line; texts are UTF-8")
+        _check_columns(columns.names, header, name)
+        places = {column: header.index(column) for column in columns.names}
+        line = reader.line_num + 1
+        while (row := _next_row(reader, unreadable)) is not None:
+            if isinstance(row, str):
+                yield line, row
+            elif len(row) == len(header):
+                yield line, {column: row[place] for column, place in places.items()}
+            elif row:  # An empty line has no field at all.
+                yield line, f"{len(row)} fields where the header has {len(header)}"
+            line = reader.line_num + 1
+
+
+def _next_row(reader: Any, unreadable: list[str]) -> list[str] | str | None:
+    """Return the next row, the reason why it cannot be read, or None behind the last."""
+    row: list[str] | str | None
+    try:
+        row = next(reader, None)
+    except csv.Error as error:
+        row = f"not valid CSV ({error})"
+    if unreadable:
+        unreadable.clear()
+        return _NO_TEXT
+    return row
+
+
+def _read_tsv(source: io.BufferedReader, name: str, columns: Columns) -> Records:
+    return _read_csv(source, name, columns, delimiter="\t")
+
+
+def _read_parquet(source: io.BufferedReader, name: str, columns: Columns) -> Records:
+    import pyarrow.parquet as pq
+
+    # The buffer lets a column come page by page; without it a whole row group is read at once.
+    file = pq.ParquetFile(source, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True)
+    _check_columns(columns.names, file.schema_arrow.names, name)
+    return _numbered(file.iter_batches(_BATCH_ROWS, columns=columns.names, use_threads=False), columns)
+
+
+def _read_arrow(source: io.BufferedReader, name: str, columns: Columns) -> Records:
+    import pyarrow as pa
+
+    if source.peek(6)[:6] != b"ARROW1":
+        stream = pa.ipc.open_stream(source)
+        _check_columns(columns.names, stream.schema.names, name)
+        return _numbered(map(_validated, stream), columns)
+    names = pa.ipc.open_file(source).schema.names
+    _check_columns(columns.names, names, name)
+    options = pa.ipc.IpcReadOptions(included_fields=[names.index(column) for column in columns.names])
+    file = pa.ipc.open_file(source, options=options)
+    return _numbered(map(_validated, map(file.get_batch, range(file.num_record_batches))), columns)
+
+
+def _validated(batch: Any) -> Any:
+    """Return the batch: Arrow maps bytes as they are, and damaged ones would end the process."""
+    batch.validate(full=True)
+    return batch
+
+
+def _numbered(batches: Iterable[Any], columns: Columns) -> Records:
+    return enumerate(chain.from_iterable(_records(batch.select(columns.names)) for batch in batches), 1)
+
+
+def _records(batch: Any) -> Iterator[Record]:
+    for start in range(0, len(batch), _BATCH_ROWS):
+        part = batch.slice(start, _BATCH_ROWS)
+        try:
+            yield from part.to_pylist()
+        except (ValueError, OverflowError):  # One of its rows is to blame.
+            yield from (_record(part.slice(row, 1)) for row in range(len(part)))
+
+
+def _record(row: Any) -> Record:
+    try:
+        (record,) = row.to_pylist()
+    except UnicodeDecodeError:
+        return _NO_TEXT
+    except (ValueError, OverflowError) as error:
+        return f"a value that Python cannot hold ({error})"
+    return cast(Record, record)
+
+
+_READERS: Mapping[FileFormat, Callable[[io.BufferedReader, str, Columns], Records]] = {
+    FileFormat.jsonl: _read_jsonl,
+    FileFormat.csv: _read_csv,
+    FileFormat.tsv: _read_tsv,
+    FileFormat.txt: _read_txt,
+    FileFormat.parquet: _read_parquet,
+    FileFormat.arrow: _read_arrow,
+}
