@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +110,30 @@ def plugin(tmp_path: Path) -> MakePlugin:
         return {"PYTHONPATH": str(place)}
 
     return make
+
+
+def in_child(function: Callable[[], int]) -> int:
+    """Run a function in a fork of this process, which has torch imported. Return its exit code, or minus the signal."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Of threads: Python 3.12 warns where others idle.
+        pid = os.fork()
+    if not pid:
+        code = 70
+        try:
+            torch.set_num_threads(1)  # The threads of the parent's pool are not in the fork.
+            code = function()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    """Return the files of a folder with their content."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def examples(markdown: str) -> list[tuple[str, str]]:

@@ -6,7 +6,8 @@ from bertflow import hookimpl
 from bertflow.flow import Flow
 from bertflow.hookspecs import WeightsReport
 from bertflow_standard.loading import Config, build, load, preflight
-from bertflow_standard.transformers_model import TransformersModel, describe_model, forward, save_model, tokenize
+from bertflow_standard.saving import save_model
+from bertflow_standard.transformers_model import TransformersModel, describe_model, forward, tokenize
 
 __all__ = ["Config", "build_model", "check_run", "describe_model", "forward", "load_weights", "save_model", "tokenize"]
 
