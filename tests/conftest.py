@@ -112,14 +112,14 @@ def plugin(tmp_path: Path) -> MakePlugin:
     return make
 
 
-def in_child(function: Callable[[], int]) -> int:
-    """Run a function in a fork of this process, which has torch imported. Return its exit code, or minus the signal."""
+def start_child(function: Callable[[], int]) -> int:
+    """Run a function that returns an exit code in a fork of this process, where torch is imported; return its id."""
     import torch
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Of threads: Python 3.12 warns where others idle.
-        pid = os.fork()
-    if not pid:
+        child = os.fork()
+    if not child:
         code = 70
         try:
             torch.set_num_threads(1)  # The threads of the parent's pool are not in the fork.
@@ -128,7 +128,12 @@ def in_child(function: Callable[[], int]) -> int:
             traceback.print_exc()
         finally:
             os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return child
+
+
+def exit_code(child: int) -> int:
+    """Wait for a child and return its exit code, or minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def listing(folder: Path) -> dict[str, bytes]:

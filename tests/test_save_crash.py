@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ import pytest
 
 import bertflow
 from bertflow.config import PRIMARY, catalogue, compose_run
+from bertflow.errors import StorageError
 from bertflow.flow import Flow
 from bertflow_standard import atomic
-from conftest import in_child, listing
+from conftest import exit_code, listing, start_child
 
 if sys.platform == "win32":
     pytest.skip("Windows has neither fork nor kill -9", allow_module_level=True)
@@ -55,6 +57,8 @@ CASES = {
 }
 KILLS_PER_CASE = 35
 
+INTERRUPTED = 130
+
 STEPS = {"open", "os.mkdir", "os.chmod", "os.rename", "os.remove", "os.rmdir", "fcntl.flock", "ctypes.dlsym"}
 """Events that Python announces; what changes unannounced, by a write or an exchange, does so before the next event."""
 
@@ -87,8 +91,8 @@ class Place:
                 self.files[name], self.outputs[name] = listing(self.target), outputs(self.target)
         self.loaded: set[tuple[str, Path]] = set()
 
-    def kill(self, prepare: Callable[[], None]) -> bool:
-        """Lay out the old checkpoint and save in a process that `prepare` lets be killed; return whether it was."""
+    def start(self, prepare: Callable[[], None]) -> int:
+        """Lay out the old checkpoint, and save over it in a child that `prepare` readies; return its id."""
         shutil.rmtree(self.folder)
         self.folder.mkdir()
         if self.case.old:
@@ -99,10 +103,17 @@ class Place:
 
         def save() -> int:
             prepare()
-            self.save.run()
+            try:
+                self.save.run()
+            except KeyboardInterrupt:
+                return INTERRUPTED
             return 0
 
-        code = in_child(save)
+        return start_child(save)
+
+    def kill(self, prepare: Callable[[], None]) -> bool:
+        """Save in a process that `prepare` lets be killed; return whether it was."""
+        code = exit_code(self.start(prepare))
         assert code in (0, -signal.SIGKILL, -signal.SIGXFSZ)
         return code != 0
 
@@ -153,13 +164,13 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     return Place(case, tmp_path / "place")
 
 
-def kill_at(number: int, folder: Path) -> None:
-    """Let this process be killed before it takes that step in the folder."""
+def signal_at(number: int, folder: Path, signum: int = signal.SIGKILL) -> None:
+    """Let this process get a signal before it takes that step in the folder."""
     steps = itertools.count()
 
     def step(*_: object) -> None:
         if next(steps) == number:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signum)
 
     def announced(event: str, arguments: tuple[Any, ...]) -> None:
         if event in STEPS and (event != "open" or str(folder) in str(arguments[0])):
@@ -179,7 +190,7 @@ def kill_behind(size: int) -> None:
 @pytest.mark.parametrize("place", CASES, indirect=True)
 def test_killed_at_every_step(place: Place) -> None:
     left: list[str] = []
-    while place.kill(lambda: kill_at(len(left), place.folder)):
+    while place.kill(partial(signal_at, len(left), place.folder)):
         left.append(place.left())
     assert len(left) >= KILLS_PER_CASE
     assert left == sorted(left, key=["none", "old", "new"].index)
@@ -194,7 +205,44 @@ def test_these_are_more_than_200_kills() -> None:
 def test_killed_within_a_file(place: Place) -> None:
     longest = max(map(len, place.files["new"].values()))
     for size in (0, 1, 600, *range(700, longest, longest // 10)):
-        assert place.kill(lambda size=size: kill_behind(size))  # type: ignore[misc]
+        assert place.kill(partial(kill_behind, size))
         assert place.left() == ("old" if place.case.old else "none")
-    assert not place.kill(lambda: kill_behind(longest))
+    assert not place.kill(partial(kill_behind, longest))
     assert place.left() == "new"
+
+
+@pytest.mark.parametrize("place", ["single over single", "two renames"], indirect=True)
+def test_interrupted_at_every_step(place: Place) -> None:
+    for number in itertools.count():
+        code = exit_code(place.start(partial(signal_at, number, place.folder, signal.SIGINT)))
+        if code == 0:
+            break
+        assert code == INTERRUPTED
+        assert place.target.exists()
+        place.left()
+    assert number >= KILLS_PER_CASE
+
+
+@pytest.mark.parametrize("place", ["single over single", "two renames"], indirect=True)
+def test_two_writers_at_every_step(place: Place) -> None:
+    """One stops at the step while the other saves, and then goes on."""
+    other = Save(SHARDED, place.target)
+    other.run()
+    theirs = listing(place.target)
+    locked = []
+    for number in itertools.count():
+        writer = place.start(partial(signal_at, number, place.folder, signal.SIGSTOP))
+        if not os.WIFSTOPPED(os.waitpid(writer, os.WUNTRACED)[1]):
+            break
+        try:
+            other.run()
+        except StorageError as error:
+            locked.append("locked" in str(error))
+        else:
+            assert listing(place.target) == theirs
+        os.kill(writer, signal.SIGCONT)
+        assert exit_code(writer) == 0
+        assert listing(place.target) == place.files["new"]
+        assert os.listdir(place.folder) == [place.target.name]
+    assert all(locked)
+    assert number > len(locked) > KILLS_PER_CASE // 2

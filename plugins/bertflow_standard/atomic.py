@@ -34,15 +34,19 @@ def left_aside(target: Path) -> Path:
     return _beside(target, "old")
 
 
-def recover(target: Path) -> None:
-    """Clear away what a killed process left beside the target; put back the old folder if it had been set aside.
+@contextlib.contextmanager
+def settled(target: Path) -> Iterator[None]:
+    """Keep others from writing the target while it is looked at, and first recover what a killed process left of it.
 
     Raises:
         StorageError: another process is writing the target.
     """
-    if any(_beside(target, word).exists() for word in ("lock", "new", "old")):
-        with _locked(target):
-            _clear(target)
+    if not any(path.exists() for path in (target, *(_beside(target, word) for word in ("lock", "new", "old")))):
+        yield
+        return
+    with _locked(target):
+        _clear(target)
+        yield
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from bertflow import hookimpl
 from bertflow.errors import ConfigError, StorageError
 from bertflow.flow import Flow
 from bertflow.hookspecs import Result
-from bertflow_standard.atomic import commit, recover, replacement
+from bertflow_standard.atomic import commit, replacement, settled
 from bertflow_standard.manifest import MANIFEST, manifest_names, write_manifest
 
 
@@ -74,8 +74,8 @@ def check_run(flow: Flow) -> None:
     parent = next(folder for folder in path.parents if folder.exists())
     if not _is_writable(parent):
         raise StorageError("no folder to write in", str(parent), "choose a folder that you may write to")
-    recover(path)
-    _refuse_replacing(path, config.overwrite)
+    with settled(path):
+        _refuse_replacing(path, config.overwrite)
 
 
 def _is_writable(folder: Path) -> bool:
