@@ -10,6 +10,8 @@ import shutil
 import stat
 import subprocess
 import sys
+import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +114,35 @@ def plugin(tmp_path: Path) -> MakePlugin:
         return {"PYTHONPATH": str(place)}
 
     return make
+
+
+def start_child(function: Callable[[], int]) -> int:
+    """Run a function that returns an exit code in a fork of this process, where torch is imported; return its id."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Of threads: Python 3.12 warns where others idle.
+        child = os.fork()
+    if not child:
+        code = 70
+        try:
+            torch.set_num_threads(1)  # The threads of the parent's pool are not in the fork.
+            code = function()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return child
+
+
+def exit_code(child: int) -> int:
+    """Wait for a child and return its exit code, or minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    """Return the files of a folder with their content."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def examples(markdown: str) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The page of hooks is held against the code."""
+"""The page of hooks is held against the code, and the page of promises against the tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 from bertflow import hookspecs
 from bertflow.catalogue import GROUPS, OWNERS
 
-PAGE = (Path(__file__).parents[1] / "docs/hooks.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs/hooks.md").read_text(encoding="utf-8")
+PROMISES = (ROOT / "docs/promises.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## `(\w+)`\n(.*?)(?=^## )", PAGE, flags=re.MULTILINE | re.DOTALL))
 HOOKS = {name: hook for name, hook in vars(hookspecs).items() if hasattr(hook, "bertflow_spec")}
 
@@ -46,3 +48,14 @@ def test_the_examples_fit_the_hooks() -> None:
         assert ast.unparse(function.decorator_list[0]) == "bertflow.hookimpl"
         taken = {argument.arg for argument in function.args.args}
         assert taken <= set(inspect.signature(HOOKS[name]).parameters)
+
+
+def test_every_promise_names_tests_that_there_are() -> None:
+    rows = re.findall(r"^\| promise \|.*\n\|[-|]+\n((?:\|.*\n)+)", PROMISES, flags=re.MULTILINE)
+    promises = [line for table in rows for line in table.splitlines()]
+    assert promises
+    for line in promises:
+        named = re.findall(r"`(tests/\w+\.py)::(\w+)`", line.rpartition(" | ")[2])
+        assert named, line
+        for file, test in named:
+            assert re.search(rf"^def {test}\(", (ROOT / file).read_text(encoding="utf-8"), flags=re.MULTILINE), test

@@ -73,6 +73,12 @@ def test_the_wheel_gives_the_same_numbers(place: Path, tmp_path: Path) -> None:
     assert again.returncode == 0, again.stderr
     learned, loaded = (np.load(tmp_path / name)["embedding"] for name in ("a.npz", "b.npz"))
     np.testing.assert_array_equal(learned, loaded)
+    half = run(place, tmp_path, *words, "output.path=c.npz", "save=checkpoint", "save.path=half", "save.dtype=float16")
+    assert half.returncode == 0, half.stderr
+    assert np.load(tmp_path / "half/vectors.npy").dtype == np.float16
+    refused = run(place, tmp_path, *words, "output.path=d.npz", "save=checkpoint", "save.path=b", "save.dtype=bfloat16")
+    assert refused.returncode == 2
+    assert "save.dtype=bfloat16" in refused.stderr
     words = ["-m", "bertflow", "model=acme", "model.checkpoint=nowhere"]
     refused = run(place, tmp_path, *words)
     assert refused.returncode == 3

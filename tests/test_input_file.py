@@ -27,11 +27,10 @@ from conftest import Command, MakePlugin
 TASK = """
 import bertflow
 from bertflow.hookspecs import Result
-from bertflow_standard.input.file import sources
 
 @bertflow.hookimpl
 def run_task(flow):
-    return Result("rows", report={"rows": list(flow.rows()), "sources": sources(flow.settings["input"])})
+    return Result("rows", report={"rows": list(flow.rows()), "sources": flow.call("describe_input")})
 """
 COUNT = """
 import sys
@@ -228,7 +227,7 @@ def test_files_are_read_in_sorted_order_and_hidden_ones_left_alone(data: Path, m
     monkeypatch.setenv("HOME", str(data.parent))
     assert texts("~/data/a.*") == ["a.txt"]
     found = report("*[ab].txt")
-    assert found["sources"] == [{"name": "a.txt", "bytes": 5}, {"name": "b.txt", "bytes": 5}]
+    assert found["sources"] == {"a.txt": 5, "b.txt": 5}
     assert [row["place"] for row in found["rows"]] == [("a.txt", 1), ("b.txt", 1)]
 
 
@@ -241,7 +240,7 @@ def test_stdin(name: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = report("-", f"input.format={path.suffix[1:]}")
     assert [row["text"] for row in found["rows"]] == expected
     assert found["rows"][0]["place"][0] == "stdin"
-    assert found["sources"] == [{"name": "stdin", "bytes": None}]
+    assert found["sources"] == {"stdin": None}
     assert not sys.stdin.closed
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import itertools
 import os
 import shutil
 from pathlib import Path
@@ -14,11 +12,7 @@ import torch
 import transformers
 
 import bertflow
-from conftest import IDS, Command, MakeCheckpoint
-
-
-def listing(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+from conftest import IDS, Command, MakeCheckpoint, listing
 
 
 def test_plain_transformers_loads_it(bertflow: Command, tmp_path: Path, minilm: Path) -> None:
@@ -72,28 +66,6 @@ def test_an_existing_checkpoint_is_replaced_only_on_request(bertflow: Command, t
     assert listing(folder) == before
     assert bertflow(*words, "model.config.num_hidden_layers=1", "save.overwrite=true").code == 0
     assert transformers.AutoConfig.from_pretrained(folder).num_hidden_layers == 1
-    assert os.listdir(tmp_path) == [folder.name]
-
-
-@pytest.mark.parametrize("failing", range(2))
-def test_a_save_that_cannot_be_finished_costs_nothing(
-    failing: int, bertflow: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "checkpoint"
-    words = ("model=tiny", "save=checkpoint", f"save.path={folder}", "save.overwrite=true")
-    assert bertflow(*words).code == 0
-    before, rename, calls = listing(folder), Path.rename, itertools.count()
-
-    def full_disk(self: Path, target: Path) -> Path:
-        if next(calls) == failing:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", full_disk)
-    refused = bertflow(*words, "runtime.seed=7")
-    assert refused.code == 5
-    assert "no space left" in refused.error
-    assert listing(folder) == before
     assert os.listdir(tmp_path) == [folder.name]
 
 
@@ -169,6 +141,34 @@ def test_a_manifest_that_is_wrong_itself(
     assert str(folder / "bertflow.json") in refused.error
 
 
+def test_a_damaged_manifest_does_not_stand_in_the_way_of_a_new_save(bertflow: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    words = ("model=tiny", "save=checkpoint", f"save.path={folder}", "save.overwrite=true")
+    assert bertflow(*words).code == 0
+    before = listing(folder)
+    (folder / "bertflow.json").write_text('{"fil')
+    assert bertflow("model=auto", f"model.checkpoint={folder}").code == 3
+    assert bertflow(*words).code == 0
+    assert listing(folder) == before
+
+
+def test_a_snapshot_of_the_hub_that_was_loaded_is_not_replaced(
+    bertflow: Command, checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots/0123"
+    shutil.copytree(checkpoint("bert"), blobs)
+    snapshot.mkdir(parents=True)
+    for path in blobs.iterdir():
+        (snapshot / path.name).symlink_to(path)
+    before = listing(tmp_path)
+    words = ("model=auto", f"model.checkpoint={snapshot}", "save=checkpoint", "save.overwrite=true")
+    refused = bertflow(*words, f"save.path={snapshot}")
+    assert refused.code == 2
+    assert "loaded" in refused.error
+    assert listing(tmp_path) == before
+    assert bertflow(*words, f"save.path={tmp_path / 'elsewhere'}").code == 0
+
+
 def test_a_link_is_followed(bertflow: Command, tmp_path: Path) -> None:
     folder = tmp_path / "real"
     assert bertflow("model=tiny", "save=checkpoint", f"save.path={folder}").code == 0
@@ -193,11 +193,32 @@ def test_the_target_may_be_named_in_a_roundabout_way(
     assert os.listdir(tmp_path) == [folder.name]
 
 
-def test_files_that_are_no_checkpoint_are_never_touched(bertflow: Command, tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("precious")
+@pytest.mark.parametrize("names", [["thesis.tex"], ["README.md"], ["README.md", "tsconfig.json"], ["config.json"]])
+def test_files_that_are_no_checkpoint_are_never_touched(names: list[str], bertflow: Command, tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).write_text("precious")
     refused = bertflow("model=tiny", "save=checkpoint", f"save.path={tmp_path}", "save.overwrite=true")
     assert refused.code == 2
-    assert listing(tmp_path) == {"thesis.tex": b"precious"}
+    assert listing(tmp_path) == dict.fromkeys(names, b"precious")
+
+
+def test_a_checkpoint_that_transformers_saved_may_be_replaced(
+    bertflow: Command, checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint("bert"), folder)
+    words = ("model=tiny", "save=checkpoint", f"save.path={folder}")
+    assert bertflow(*words).code == 2
+    assert bertflow(*words, "save.overwrite=true").code == 0
+    assert transformers.AutoConfig.from_pretrained(folder).vocab_size == 30522
+
+
+def test_an_empty_folder_is_filled(bertflow: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    assert bertflow("model=tiny", "save=checkpoint", f"save.path={folder}").code == 0
+    assert "config.json" in os.listdir(folder)
+    assert os.listdir(tmp_path) == [folder.name]
 
 
 def test_a_file_is_no_target(bertflow: Command, tmp_path: Path) -> None:
@@ -206,15 +227,6 @@ def test_a_file_is_no_target(bertflow: Command, tmp_path: Path) -> None:
     refused = bertflow("model=tiny", "save=checkpoint", f"save.path={path}", "save.overwrite=true")
     assert refused.code == 2
     assert path.read_text() == "precious"
-
-
-@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
-def test_modes_follow_the_umask(tmp_path: Path) -> None:
-    bertflow.run("model=tiny", "save=checkpoint", f"save.path={tmp_path / 'checkpoint'}")
-    witness = tmp_path / "witness"
-    witness.touch()
-    modes = {path.stat().st_mode for path in (tmp_path / "checkpoint").iterdir()}
-    assert modes == {witness.stat().st_mode}
 
 
 def test_a_failed_run_saves_nothing(bertflow: Command, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from bertflow.errors import CheckpointError, ConfigError
 from bertflow_standard import hub
+from bertflow_standard.atomic import left_aside
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -86,11 +87,6 @@ class Checkpoint:
             return bool(self.config) and all(file.is_file() for file in self.weights)
         except CheckpointError:
             return False
-
-
-def left_aside(path: Path) -> Path:
-    """Return where the old checkpoint waits while a save replaces it; a killed save leaves it there."""
-    return path.with_name(f".{path.name}.bertflow-old")
 
 
 def resolve(name: str, revision: str | None = None, refresh: bool = False, timeout: float = 10) -> Checkpoint:

@@ -1,6 +1,7 @@
-"""The manifest of a saved checkpoint: the SHA-256 of every file, so that a changed byte never passes as a right one.
+"""The manifest of a saved checkpoint: the SHA-256 of its files, so that a changed byte never passes as a right one.
 
 It is written last, as `bertflow.json` beside the files: `{"bertflow": version, "files": {name: {"bytes", "sha256"}}}`.
+The model card is left out: it is for people, who may edit it, and loading does not read it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from bertflow.errors import CheckpointError, ConfigError
 from bertflow_standard.checkpoint import WEIGHTS
 
 MANIFEST = "bertflow.json"
+CARD = "README.md"
 
 
 PUBLISHED: Mapping[str, Mapping[str, str]] = {
@@ -54,6 +56,7 @@ def write_manifest(folder: Path, files: Collection[Path]) -> Path:
     entries = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": digest(path)}
         for path in sorted(files)
+        if path.name != CARD
     }
     content = {"bertflow": importlib.metadata.version("bertflow"), "files": entries}
     (folder / MANIFEST).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -78,9 +81,12 @@ def _read(folder: Path) -> dict[str, tuple[int, str]] | None:
 
 
 def manifest_names(folder: Path) -> frozenset[str] | None:
-    """Return the names of the files that the folder's manifest lists, itself included; None without one."""
-    entries = _read(folder)
-    return None if entries is None else frozenset(entries) | {MANIFEST}
+    """Return the names that the folder's manifest lists, its own and the card's; None without one that can be read."""
+    try:
+        entries = _read(folder)
+    except CheckpointError:
+        return None
+    return None if entries is None else frozenset(entries) | {MANIFEST, CARD}
 
 
 def verify(folder: Path, digests: Mapping[str, str]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What the model plugins share: a transformers module behind bertflow's hooks.
 
-`tokenize`, `forward`, `save_model` and `describe_model` are imported by `model/scratch.py`, `model/pretrained.py` and
-`model/auto.py`, and are their hooks as if they stood there.
+`tokenize`, `forward` and `describe_model`, and `save_model` of `saving.py`, are imported by `model/scratch.py`,
+`model/pretrained.py` and `model/auto.py`, and are their hooks as if they stood there.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ import contextlib
 import dataclasses
 import inspect
 import logging
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from bertflow import hookimpl
@@ -210,21 +208,6 @@ def forward(model: TransformersModel, batch: Batch) -> Mapping[str, Any]:
         # A decoder's cache of keys and values is no array; it is for the next step, which bertflow does not take.
         outputs |= {key: part for key, part in (parts or {name: value}).items() if hasattr(part, "shape")}
     return outputs
-
-
-@hookimpl
-def save_model(model: TransformersModel, folder: Path, max_shard_size: str) -> Sequence[Path]:
-    """Write `config.json`, safetensors weights and the checkpoint's own tokenizer files."""
-    with quiet():
-        model.module.save_pretrained(str(folder), max_shard_size=max_shard_size)
-    for name in TOKENIZER_FILES if model.checkpoint else ():
-        source = model.checkpoint.folder / name  # type: ignore[union-attr]
-        if source.is_file():
-            shutil.copyfile(source, folder / name)
-    files = sorted(folder.iterdir())
-    for file in files:  # safetensors makes its files private; the config's mode follows the umask.
-        shutil.copymode(folder / "config.json", file)
-    return files
 
 
 @hookimpl

@@ -179,11 +179,15 @@ def forward(flow: Flow, config: Any, model: Any, batch: Batch) -> Outputs:
 
 
 @hookspec(firstresult=True)
-def save_model(flow: Flow, config: Any, model: Any, folder: Path, max_shard_size: str) -> Sequence[Path]:
+def save_model(  # noqa: PLR0917  # pluggy passes arguments by name
+    flow: Flow, config: Any, model: Any, folder: Path, max_shard_size: str, dtype: str | None
+) -> Sequence[Path]:
     """Write everything that loading the model again needs into `folder`. Owed by `model`; called by `save` plugins.
 
     `folder` exists, is empty and is not yet the final place; `max_shard_size` is the largest weights file, such as
-    `5GB`. Returns the files written.
+    `5GB`; `dtype` is what the weights are written in, such as `float16`, None for the model's own. The model in memory
+    stays as it is. Returns the files written; raises ConfigError for a dtype that it cannot write or that a value of
+    the model does not fit.
     """
 
 

@@ -18,7 +18,7 @@ from bertflow.hookspecs import Row
 from bertflow_standard.readers import SUFFIXES, Columns, FileFormat, Record, format_of, read_records
 
 STDIN = "-"
-RESERVED = ("id", "embedding", "n_tokens", "truncated")
+RESERVED = ("id", "embedding", "n_tokens", "similarity", "truncated")
 """What bertflow's own columns are called where a carried column would stand beside them."""
 
 

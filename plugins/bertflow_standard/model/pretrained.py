@@ -7,7 +7,8 @@ from bertflow.flow import Flow
 from bertflow.hookspecs import WeightsReport
 from bertflow_standard.examination import inspect_model, verify_model
 from bertflow_standard.loading import Config, build, load, preflight
-from bertflow_standard.transformers_model import TransformersModel, describe_model, forward, save_model, tokenize
+from bertflow_standard.saving import save_model
+from bertflow_standard.transformers_model import TransformersModel, describe_model, forward, tokenize
 
 __all__ = [
     "Config",

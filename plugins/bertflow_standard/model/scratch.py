@@ -11,6 +11,7 @@ from bertflow.errors import ConfigError, did_you_mean
 from bertflow.flow import Flow
 from bertflow.hookspecs import WeightsReport
 from bertflow_standard.activations import ACTIVATIONS
+from bertflow_standard.saving import save_model
 from bertflow_standard.transformers_model import (
     Dtype,
     Head,
@@ -19,7 +20,6 @@ from bertflow_standard.transformers_model import (
     forward,
     no_tokenizer,
     quiet,
-    save_model,
     tokenize,
 )
 

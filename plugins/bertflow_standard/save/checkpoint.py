@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import os
 import re
 import shutil
-import tempfile
-from collections.abc import Generator
+import stat
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +18,27 @@ from bertflow import hookimpl
 from bertflow.errors import ConfigError, StorageError
 from bertflow.flow import Flow
 from bertflow.hookspecs import Result
-from bertflow_standard.checkpoint import left_aside
-from bertflow_standard.manifest import manifest_names, write_manifest
+from bertflow_standard.atomic import commit, replacement, settled
+from bertflow_standard.manifest import MANIFEST, manifest_names, write_manifest
+
+
+class Dtype(Enum):
+    """What the weights are saved in."""
+
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+    float64 = "float64"
 
 
 @dataclass
 class Config:
-    """Where the checkpoint goes."""
+    """Where the checkpoint goes, and in what form."""
 
     path: str
     overwrite: bool
     max_shard_size: str
+    dtype: Dtype | None
 
     def __post_init__(self) -> None:
         """Refuse a size that the writer could not read, before anything is computed."""
@@ -39,7 +52,7 @@ class Config:
 # What transformers' `save_pretrained` and the tokenizers write; a folder with anything else is not ours to replace.
 CHECKPOINT_FILES = re.compile(
     r"(.*config|tokenizer|special_tokens_map|added_tokens|vocab|modules)\.json|.*\.safetensors(\.index\.json)?"
-    r"|(vocab|merges)\.txt|.*\.model|README\.md|\.gitattributes"
+    rf"|(vocab|merges)\.txt|.*\.model|README\.md|\.gitattributes|{re.escape(MANIFEST)}"
 )
 
 
@@ -51,14 +64,6 @@ def _target(config: Config) -> Path:
         raise ConfigError("path leads nowhere", f"save.path={config.path}", "choose another path") from error
 
 
-def _recover(path: Path) -> None:
-    """Put back an old checkpoint that a killed save left aside, or remove it where the new one had arrived."""
-    old = left_aside(path)
-    if old.is_dir() and not path.exists():
-        old.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 @hookimpl
 def check_run(flow: Flow) -> None:
     """Refuse a target that cannot be written, before anything is computed."""
@@ -67,13 +72,14 @@ def check_run(flow: Flow) -> None:
     if Path.cwd().is_relative_to(path):
         raise ConfigError("target is the working folder", f"save.path={config.path}", "name a folder of its own")
     parent = next(folder for folder in path.parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
+    if not _is_writable(parent):
         raise StorageError("no folder to write in", str(parent), "choose a folder that you may write to")
-    _recover(path)
-    if path.exists() and not path.is_dir():
-        raise ConfigError("target is a file", f"save.path={path}", "name a folder")
-    if path.is_dir() and any(path.iterdir()):
+    with settled(path):
         _refuse_replacing(path, config.overwrite)
+
+
+def _is_writable(folder: Path) -> bool:
+    return folder.is_dir() and os.access(folder, os.R_OK | os.W_OK | os.X_OK)
 
 
 @hookimpl(wrapper=True)
@@ -86,47 +92,59 @@ def run_task() -> Generator[None, Result, Result]:
 
 
 def _refuse_replacing(path: Path, overwrite: bool) -> None:
+    """Raise ConfigError unless there is nothing at the path, or a checkpoint and nothing more that may be replaced."""
+    if path.exists() and not path.is_dir():
+        raise ConfigError("target is a file", f"save.path={path}", "name a folder")
+    entries = sorted(path.iterdir()) if path.exists() else []
+    if not entries:
+        return
     if not overwrite:
-        fix = "choose another path, or add save.overwrite=true"
-        raise ConfigError("folder exists", f"save.path={path}", fix)
+        raise ConfigError("folder exists", f"save.path={path}", "choose another path, or add save.overwrite=true")
+    fix = "choose another path: only a checkpoint is ever replaced"
     names = manifest_names(path)
-    for entry in sorted(path.iterdir()):
+    for entry in entries:
         ours = entry.name in names if names is not None else CHECKPOINT_FILES.fullmatch(entry.name) is not None
         if not ours or not entry.is_file():
-            fix = "choose another path: only a checkpoint is ever replaced"
             raise ConfigError("folder holds more than a checkpoint", f"save.path={path} with {entry.name}", fix)
+    if names is None and not ((path / "config.json").exists() and any(path.glob("*.safetensors"))):
+        raise ConfigError("folder is no checkpoint", f"save.path={path}", fix)
+    if not _is_writable(path):
+        raise StorageError("permission denied", str(path), "only a folder that you may write to can be replaced")
+
+
+def _refuse_source(path: Path, files: Sequence[str]) -> None:
+    """Raise ConfigError where the target holds the weights that were loaded, under whichever name."""
+    for source in map(Path, files):
+        if path in (source.resolve(), source.resolve().parent, source.parent.resolve()):
+            fix = "choose another path"
+            raise ConfigError("target is the checkpoint that was loaded", f"save.path={path}", fix)
 
 
 @hookimpl
 def save_checkpoint(flow: Flow, config: Config, model: Any) -> dict[str, Any]:
     """Write into a new folder beside the target, then put it in the target's place."""
     path = _target(config)
-    sources = {Path(file).resolve() for file in flow.weights().files}
-    if path.resolve() in sources | {source.parent for source in sources}:
-        raise ConfigError("target is the checkpoint that was loaded", f"save.path={path}", "choose another path")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as work:
-        new = Path(work, "new")
-        new.mkdir()
-        files = list(flow.call("save_model", model=model, folder=new, max_shard_size=config.max_shard_size))
+    _refuse_source(path, flow.weights().files)
+    form = {"max_shard_size": config.max_shard_size, "dtype": config.dtype.value if config.dtype else None}
+    with replacement(path) as new:
+        files = list(flow.call("save_model", model=model, folder=new, **form))
         files.append(write_manifest(new, files))
         sizes = {file.relative_to(new).as_posix(): file.stat().st_size for file in files}
-        _commit(new, path, config.overwrite)
+        _refuse_replacing(path, config.overwrite)  # It may have come while the model ran.
+        _set_modes(files, path)
+        commit(new, path)
     return {"path": str(Path(os.path.expanduser(config.path))), "files": sizes}
 
 
-def _commit(new: Path, path: Path, overwrite: bool) -> None:
-    """Move the new checkpoint to the target; if that fails, the old one is put back."""
-    if not path.exists() or not any(path.iterdir()):
-        if path.exists():
-            path.rmdir()
-        new.rename(path)
-        return
-    _refuse_replacing(path, overwrite)  # It may have come while the model ran.
-    path.rename(left_aside(path))
-    try:
-        new.rename(path)
-    except BaseException:
-        left_aside(path).rename(path)
-        raise
-    shutil.rmtree(left_aside(path), ignore_errors=True)
+def _set_modes(files: Sequence[Path], target: Path) -> None:
+    """Let the files' modes follow the umask, as the manifest's does; what replaces a file or the folder keeps its mode.
+
+    A file without a namesake gets no right that one of the old files withholds.
+    """
+    manifest = files[-1]
+    old = {file.name: file.stat().st_mode for file in target.iterdir()} if target.exists() else {}
+    mode = functools.reduce(operator.and_, old.values(), manifest.stat().st_mode)
+    for file in files:
+        file.chmod(stat.S_IMODE(old.get(file.name, mode)))
+    if target.exists():
+        shutil.copymode(target, manifest.parent)

@@ -62,8 +62,8 @@ def build_model(config: Config) -> Bag:
 def load_weights(config: Config, model: Bag) -> tuple[Bag, WeightsReport]:
     """Load the folder, or learn from the corpus."""
     if config.checkpoint:
-        bag = _load(Path(config.checkpoint).expanduser())
-        return bag, WeightsReport(config.checkpoint, loaded=1, files=[config.checkpoint])
+        folder = Path(config.checkpoint).expanduser()
+        return _load(folder), WeightsReport(config.checkpoint, loaded=1, files=[str(folder)])
     corpus = Path(config.corpus).expanduser() if config.corpus else Path(__file__).parents[1] / "corpus.txt"
     if not corpus.is_file():
         raise InputError("corpus not found", f"model.corpus={corpus}", "give a text file, one sentence a line")
@@ -112,7 +112,8 @@ def _load(folder: Path) -> Bag:
 def describe_model(model: Bag) -> ModelDescription:
     """Say what the report shows."""
     words, size = model.vectors.shape
-    return ModelDescription("BagOfEmbeddings", model.vectors.size, "float32", {"words": words, "size": size})
+    dtype = str(model.vectors.dtype)
+    return ModelDescription("BagOfEmbeddings", model.vectors.size, dtype, {"words": words, "size": size})
 
 
 @bertflow.hookimpl
@@ -136,10 +137,13 @@ def forward(model: Bag, batch: Batch) -> Mapping[str, Any]:
 
 
 @bertflow.hookimpl
-def save_model(model: Bag, folder: Path) -> Sequence[Path]:
-    """Write the words as JSON and the vectors as npy."""
+def save_model(model: Bag, folder: Path, dtype: str | None) -> Sequence[Path]:
+    """Write the words as JSON and the vectors as npy, which has no bfloat16."""
     import numpy as np
 
+    if dtype == "bfloat16":
+        raise ConfigError("npy has no such dtype", f"save.dtype={dtype}", "choose float16, float32 or float64")
+    vectors = model.vectors.astype(dtype or model.vectors.dtype)
     (folder / "config.json").write_text(json.dumps({"model_type": "acme", "words": model.words}), encoding="utf-8")
-    np.save(folder / "vectors.npy", model.vectors, allow_pickle=False)
+    np.save(folder / "vectors.npy", vectors, allow_pickle=False)
     return [folder / "config.json", folder / "vectors.npy"]
