@@ -179,7 +179,7 @@ def forward(flow: Flow, config: Any, model: Any, batch: Batch) -> Outputs:
 
 
 @hookspec(firstresult=True)
-def save_model(  # noqa: PLR0917  # pluggy passes arguments by name
+def save_model(  # pluggy passes arguments by name
     flow: Flow, config: Any, model: Any, folder: Path, max_shard_size: str, dtype: str | None
 ) -> Sequence[Path]:
     """Write everything that loading the model again needs into `folder`. Owed by `model`; called by `save` plugins.
