@@ -92,7 +92,7 @@ def resolve(name: str, revision: str | None = None, refresh: bool = False, timeo
         name: an existing folder always wins; what looks like a path is one; then `pkg://`; then a Hub id.
         revision: branch, tag or commit; for a Hub id only.
         refresh: ask the Hub even where the checkpoint is cached.
-        timeout: seconds to wait for the Hub's first answer.
+        timeout: seconds without a byte from the Hub after which it is given up.
 
     Raises:
         CheckpointError: there is no such checkpoint.

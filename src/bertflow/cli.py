@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bertflow.errors import BertflowError, ConfigError, StorageError, did_you_mean
+from bertflow.redaction import redact, redacted_stderr
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -73,18 +74,17 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return flags
 
 
+@redacted_stderr()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run bertflow as a command and return its exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
     flags = argparse.Namespace(words=words)
-    if sys.stderr is None:  # Closed by the shell; what is printed must not go to stdout instead.
-        sys.stderr = io.StringIO()
     try:
         # What a plugin or a library prints must not stand in the result.
         with _rare_collections(), _sigterm_raises(), contextlib.redirect_stdout(sys.stderr):
             flags = parse(words)
             text, code = command(flags)
-        return code if _write(text) else EXIT_CLOSED_PIPE
+        return code if _write(redact(text)) else EXIT_CLOSED_PIPE
     except BaseException as error:
         line, code = outcome(error)
         if wants_traceback(flags.words):
