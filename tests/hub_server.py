@@ -50,6 +50,7 @@ class Hub(ThreadingHTTPServer):
         self.requests: list[str] = []
         self.fault: tuple[str, Callable[[Handler], object]] | None = None
         self.stalled, self.released = threading.Event(), threading.Event()
+        self.waited_for = False
 
     @property
     def url(self) -> str:
@@ -69,7 +70,7 @@ class Handler(BaseHTTPRequestHandler):
     server: Hub
 
     def handle_request(self) -> None:
-        self.path = unquote(self.path.partition("?")[0])
+        self.path = self.path.partition("?")[0]
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.server.requests.append(f"{self.command} {self.path}")
         if self.server.fault and re.fullmatch(self.server.fault[0], f"{self.command} {self.path}"):
@@ -78,7 +79,7 @@ class Handler(BaseHTTPRequestHandler):
         for method, pattern, route in ROUTES:
             match = re.fullmatch(pattern, self.path)
             if match and method in (self.command, "GET" if self.command == "HEAD" else None):
-                route(self, **match.groupdict())
+                route(self, **{name: unquote(value) for name, value in match.groupdict().items()})
                 return
         self.refuse(404, "EntryNotFound")
 
@@ -120,9 +121,9 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content[:send])
 
     def stall(self) -> None:
-        """Say nothing until the server is released."""
+        """Say nothing until the server is released, or until it is clear that nobody gives it up."""
         self.server.stalled.set()
-        self.server.released.wait()
+        self.server.waited_for |= not self.server.released.wait(30)
         self.close_connection = True
 
     def log_message(self, *_: object) -> None:

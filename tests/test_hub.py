@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
 import transformers
+from huggingface_hub import constants
 
+import bertflow as package
 from conftest import IDS, Command, MakeCheckpoint
 from hub_server import TOKEN, Handler, Hub
 
@@ -111,6 +116,28 @@ def test_a_repository_that_is_no_checkpoint(missing: str, said: str, bertflow: C
     assert not any("pytorch_model.bin" in request for request in at_hub.requests)
 
 
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "http://nosuchhost.invalid"])
+def test_a_hub_out_of_reach_says_what_works_without_one(
+    endpoint: str, bertflow: Command, at_hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    refused = bertflow("model=bert-base-cased")
+    assert refused.code == 6
+    for part in ("bert-base-cased", endpoint, "model=pretrained"):
+        assert part in refused.error
+    assert bertflow("model=pretrained").code == 0
+
+
+def test_offline_mode_is_named(bertflow: Command, at_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        refused = bertflow(*TINY)
+    assert refused.code == 6
+    assert "HF_HUB_OFFLINE" in refused.error
+    assert at_hub.requests == []
+    assert bertflow(*TINY).code == 0
+
+
 def fails(handler: Handler) -> None:
     handler.answer(500, b"")
 
@@ -159,3 +186,43 @@ def test_a_hub_that_stalls_or_fails_is_given_up(
     assert not list(tmp_path.rglob("*.incomplete"))
     at_hub.at(request_line, None)
     assert bertflow(*words).code == 0
+
+
+def test_a_hub_that_answers_nothing_at_all_is_given_up(
+    shell: Command, hub: Hub, hub_environment: dict[str, str]
+) -> None:
+    hub.at(".*", Handler.stall)
+    refused = shell(*TINY, "model.hub_timeout=0.5", env=hub_environment)
+    assert refused.code == 6
+    assert hub.url in refused.error
+    hub.at("", None)
+    assert shell(*TINY, "model.hub_timeout=0.5", env=hub_environment).code == 0
+
+
+def settings() -> dict[str, Any]:
+    session = huggingface_hub.get_session()
+    values = {name: value for name, value in vars(constants).items() if name.isupper()}
+    return {"constants": values, "session": session, "send": session.send, "timeout": session.timeout}
+
+
+def test_a_run_leaves_huggingface_hub_as_it_was(at_hub: Hub) -> None:
+    before = settings()
+    assert package.run("model=auto", "model.checkpoint=tiny-bert").weights
+    with pytest.raises(package.CheckpointError):
+        package.run("model=auto", "model.checkpoint=no/such-repo")
+    assert settings() == before
+
+
+def test_runs_on_several_threads_have_deadlines_of_their_own(at_hub: Hub, minilm: Path) -> None:
+    before = settings()
+    at_hub.add("stalling", minilm)
+    at_hub.at(".*stalling.*", Handler.stall)
+    with ThreadPoolExecutor(2) as pool:
+        given_up = pool.submit(package.run, "model=auto", "model.checkpoint=stalling", "model.hub_timeout=0.5")
+        assert package.run("model=auto", "model.checkpoint=tiny-bert").weights
+        with pytest.raises(package.NetworkError, match="stalling"):
+            given_up.result()
+        assert at_hub.stalled.is_set()
+        at_hub.at("", None)
+        assert pool.submit(package.run, "model=auto", "model.checkpoint=stalling").result().weights
+    assert settings() == before

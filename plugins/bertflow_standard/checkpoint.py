@@ -50,7 +50,7 @@ class Checkpoint:
         path = self.folder / "config.json"
         if not path.is_file():
             raise CheckpointError("checkpoint has no config.json", str(self.folder), "choose a folder with one")
-        return _read_object(path)
+        return read_object(path)
 
     @cached_property
     def weights(self) -> Sequence[Path]:
@@ -133,7 +133,8 @@ def _package_folder(name: str) -> Path:
     return folder
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the content of a JSON file that holds an object. Raises CheckpointError."""
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -145,7 +146,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _shards(index: Path) -> Sequence[Path]:
-    weight_map = _read_object(index).get("weight_map")
+    weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError("index has no weight_map", str(index), "restore or download the file again")
     names = sorted({str(name) for name in weight_map.values()})

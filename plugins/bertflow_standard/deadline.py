@@ -34,8 +34,11 @@ class _Patience:
         """Send a request. Raises ConnectionError, which huggingface_hub lets through, to give up."""
         from httpx2 import ConnectError, HTTPError
 
-        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), self.seconds)
         begun = time.monotonic()
+        left = self.seconds - (0 if self.failing is None else begun - self.failing)
+        limits = request.extensions["timeout"]
+        for wait in ("connect", "read", "write", "pool"):
+            limits[wait] = max(0, min(left, self.seconds if limits.get(wait) is None else limits[wait]))
         try:
             response = type(session).send(session, request, **options)
         except HTTPError as error:

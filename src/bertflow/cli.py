@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from bertflow import interruption
 from bertflow.errors import BertflowError, ConfigError, StorageError, did_you_mean
 from bertflow.interruption import Terminated
-from bertflow.redaction import redact, redacted_stderr
+from bertflow.redaction import print_error, redact, redacted_stderr
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -88,8 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         line, code = outcome(error)
         if wants_traceback(flags.words):
             traceback.print_exc()
-        with contextlib.suppress(OSError):
-            print(f"error: {line}", file=sys.stderr, flush=True)
+        print_error(line)
         return code
 
 

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import json
 import re
-import sys
 import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from bertflow.cli import outcome, wants_traceback
 from bertflow.errors import BertflowError, ConfigError
 from bertflow.explain import explain
 from bertflow.flow import Flow
-from bertflow.redaction import redact, redacted_stderr
+from bertflow.redaction import print_error, redact, redacted_stderr
 from bertflow.words import literal
 
 
@@ -59,7 +58,7 @@ def multirun(words: Sequence[str], config_dirs: Sequence[str], config_name: str)
         raise ConfigError("the sweep is empty", " ".join(words), "give at least one value for each key")
     for job in jobs:
         if job.error:
-            print(f"error: {job.error} [{' '.join(job.words)}]", file=sys.stderr)
+            print_error(f"{job.error} [{' '.join(job.words)}]")
     text = _json(jobs) if all(job.as_json for job in jobs) else _table(jobs)
     return text, next((job.code for job in jobs if job.code), 0)
 

@@ -18,12 +18,12 @@ SHORTEST = 8
 
 def redact(text: str) -> str:
     """Return the text with every token of huggingface_hub replaced by `***`."""
-    for secret in _secrets():
+    for secret in secrets():
         text = text.replace(secret, MASK)
     return text
 
 
-def _secrets() -> list[str]:
+def secrets() -> list[str]:
     """Return the tokens that huggingface_hub would use, found as it finds them: in the environment and its file."""
     get = os.environ.get
     home = get("HF_HOME") or f"{get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
@@ -40,9 +40,11 @@ class _RedactedStream:
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
+        self.inside_line = False
 
     def write(self, text: str) -> int:
         self._stream.write(redact(text))
+        self.inside_line = not text.endswith("\n") if text else self.inside_line
         return len(text)
 
     def writelines(self, lines: Any) -> None:
@@ -60,3 +62,10 @@ def redacted_stderr() -> Iterator[None]:
     stream: Any = _RedactedStream(io.StringIO() if sys.stderr is None else sys.stderr)
     with contextlib.redirect_stderr(stream):
         yield
+
+
+def print_error(line: str) -> None:
+    """Print the line that an error ends in on stderr, below what a progress bar has left there."""
+    start = "\n" if getattr(sys.stderr, "inside_line", False) else ""
+    with contextlib.suppress(OSError):  # The reader may have left.
+        print(f"{start}error: {line}", file=sys.stderr, flush=True)

@@ -84,7 +84,7 @@ def _hub(config: Config, fix: str) -> Iterator[None]:
         # huggingface_hub wraps what stops the upload of a file in a RuntimeError.
         said = error.__cause__ if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception) else error
         where = f"save.repo_id={config.repo_id} at {constants.ENDPOINT}"
-        raise NetworkError(f"the Hub takes no checkpoint ({reason(said)})", where, fix) from error
+        raise NetworkError(f"cannot write to the Hub ({reason(said)})", where, fix) from error
 
 
 def _check_access(config: Config) -> None:
@@ -123,7 +123,7 @@ def save_checkpoint(flow: Flow, config: Config, model: Any) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="bertflow-") as work:
         folder = Path(work)
         files = flow.call("save_model", model=model, folder=folder, max_shard_size=config.max_shard_size)
-        with _hub(config, "the Hub has what it had; run it again, or use save=checkpoint"):
+        with _hub(config, "the Hub has all of it or nothing: run it again, or use save=checkpoint"):
             return _commit(config, folder, files)
 
 
