@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from typing import Any
 import pytest
 
 from bertflow.cli import main
+from hub_server import Hub
 from warm import Warm
 
 IDS = [[101, 7592, 999, 102], [101, 4658, 1012, 102], [101, 3835, 999, 102]]
@@ -276,3 +278,50 @@ def forked(warm: Warm, tmp_path: Path) -> Fork:
         return Forked(**warm.ask(words=words, cwd=str(cwd), **request))
 
     return command
+
+
+@pytest.fixture(scope="session")
+def with_tokenizer(checkpoint: MakeCheckpoint, minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT checkpoint that reads English."""
+    import transformers
+
+    folder = tmp_path_factory.mktemp("with-tokenizer")
+    shutil.copytree(checkpoint("bert"), folder, dirs_exist_ok=True)
+    words = (minilm / "vocab.txt").read_text(encoding="utf-8").splitlines()[: SIZES["vocab_size"]]
+    transformers.BertTokenizer(vocab={word: number for number, word in enumerate(words)}).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def hub(checkpoint: MakeCheckpoint) -> Iterator[Hub]:
+    """A Hub with a public `tiny-bert` and a private `private/tiny-bert`."""
+    with Hub() as server:
+        server.add("tiny-bert", checkpoint("bert"))
+        server.add("private/tiny-bert", checkpoint("bert"), private=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.released.set()
+        server.shutdown()
+        assert not server.waited_for, "a Hub that stalls was not given up"
+
+
+@pytest.fixture
+def at_hub(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """Let huggingface_hub, which read its environment when it was imported, use the Hub and a cache of its own."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache/hub"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "cache/token"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    return hub
+
+
+@pytest.fixture
+def hub_environment(hub: Hub, tmp_path: Path) -> dict[str, str]:
+    """The same for a process of its own."""
+    return {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache"), "HF_TOKEN": ""}

@@ -52,7 +52,7 @@ class Checkpoint:
         path = self.folder / "config.json"
         if not path.is_file():
             raise CheckpointError("checkpoint has no config.json", str(self.folder), "choose a folder with one")
-        return _read_object(path)
+        return read_object(path)
 
     @cached_property
     def weights(self) -> Sequence[Path]:
@@ -96,7 +96,7 @@ def resolve(name: str, revision: str | None = None, refresh: bool = False, timeo
         name: an existing folder always wins; what looks like a path is one; then `pkg://`; then a Hub id.
         revision: branch, tag or commit; for a Hub id only.
         refresh: ask the Hub even where the checkpoint is cached.
-        timeout: seconds to wait for the Hub's first answer.
+        timeout: seconds without a byte from the Hub after which it is given up.
 
     Raises:
         CheckpointError: there is no such checkpoint.
@@ -146,7 +146,8 @@ def read_json(path: Path) -> Any:
         raise CheckpointError("not valid JSON", f"{path} ({reason})", "restore or download the file again") from error
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the content of a JSON file that holds an object. Raises CheckpointError."""
     content = read_json(path)
     if not isinstance(content, dict):
         raise CheckpointError("not a JSON object", str(path), "restore or download the file again")
@@ -154,7 +155,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _shards(index: Path) -> Sequence[Path]:
-    content = _read_object(index)
+    content = read_object(index)
     for field in ("metadata", "weight_map"):
         if not isinstance(content.get(field), dict):
             raise CheckpointError(f"index has no {field}", str(index), "restore or download the file again")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bertflow.errors import BertflowError, CheckpointError, NetworkError
+from bertflow_standard.deadline import deadline
 
 
 def cached(repo: str, revision: str | None) -> Path | None:
@@ -25,35 +26,47 @@ def cached(repo: str, revision: str | None) -> Path | None:
 def download(repo: str, revision: str | None, timeout: float) -> Path:
     """Download a checkpoint's config, tokenizer and safetensors weights, and return the snapshot's folder.
 
-    The first request has the deadline `timeout` (seconds) and no retries, so that an unreachable Hub is said at once.
+    All files are of one commit, which the cache learns of when it is whole. They come one after the other in this
+    thread, so that Ctrl-C stops them at once; the weights are last.
+
+    Args:
+        repo: the Hub id.
+        revision: branch, tag or commit; None is the main branch.
+        timeout: seconds without a byte from the Hub, or of nothing but failures, after which it is given up.
 
     Raises:
-        NetworkError: the Hub cannot be reached or fails.
-        CheckpointError: no such repository or revision, or one without safetensors weights.
+        NetworkError: the Hub cannot be reached, stalls or fails.
+        CheckpointError: no such repository or revision, or one without config or safetensors weights.
     """
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError  # type: ignore[attr-defined]
 
     try:
-        info = HfApi().model_info(repo, revision=revision, timeout=timeout)
-        files = _weights_files(repo, [item.rfilename for item in info.siblings or ()])
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=files))
+        with deadline(timeout):
+            info = HfApi().model_info(repo, revision=revision)
+            names = _wanted(repo, [item.rfilename for item in info.siblings or ()])
+            paths = [hf_hub_download(repo, name, revision=info.sha) for name in names]
+            hf_hub_download(repo, "config.json", revision=revision)  # Notes which commit the name stands for.
+            return Path(paths[-1]).parent
     except (HTTPError, LocalEntryNotFoundError, ConnectionError) as error:
-        raise _explain(error, repo, revision) from error
+        raise explain(error, repo, revision) from error
 
 
-def _weights_files(repo: str, files: list[str]) -> list[str]:
+def _wanted(repo: str, files: list[str]) -> list[str]:
     top = [name for name in files if "/" not in name]
     single = [name for name in top if name == "model.safetensors"]
     shards = [name for name in top if name.startswith("model-") and name.endswith(".safetensors")]
     if not single and not shards:
         fix = "safetensors only: choose a revision that has them, or convert the weights"
         raise CheckpointError("repository has no safetensors weights", repo, fix)
+    if "config.json" not in top:
+        raise CheckpointError("repository has no config.json", repo, "choose a repository or revision with one")
     small = [name for name in top if name.endswith((".json", ".txt", ".model"))]
     return [*small, *(name for name in files if name == "1_Pooling/config.json"), *(single or shards)]
 
 
-def _explain(error: Exception, repo: str, revision: str | None) -> BertflowError:
+def explain(error: Exception, repo: str, revision: str | None) -> BertflowError:
+    """Return the error that one of huggingface_hub ends in."""
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -67,6 +80,11 @@ def _explain(error: Exception, repo: str, revision: str | None) -> BertflowError
     fix = "without a network use model=pretrained alone (packaged weights), a local folder, or what is cached"
     if constants.is_offline_mode():
         return NetworkError("offline mode is on (HF_HUB_OFFLINE) and the checkpoint is not cached", where, fix)
+    return NetworkError(f"the Hub cannot be reached ({reason(error)})", where, fix)
+
+
+def reason(error: Exception) -> str:
+    """Return in a few words what one of huggingface_hub's errors says."""
     response: Any = getattr(error, "response", None)
-    reason = f"status {response.status_code}" if response is not None else str(error).splitlines()[0]
-    return NetworkError(f"the Hub cannot be reached ({reason})", where, fix)
+    said = str(error).splitlines()
+    return f"status {response.status_code}" if response is not None else said[0] if said else type(error).__name__

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from bertflow.errors import ConfigError, StorageError
 from bertflow.hookspecs import Part
+from bertflow.redaction import redact
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -82,7 +83,7 @@ class Ledger:
         self._file = self._lock()
         try:
             lines = _lines(self.folder / LEDGER)
-            identity = json.loads(json.dumps(identity, default=str))
+            identity = json.loads(_line(identity))
             if lines:
                 _refuse_another(lines[0], identity, self.folder)
             self.moves: dict[str, str] = lines[-1].get("moves", {}) if lines else {}
@@ -196,7 +197,8 @@ class Ledger:
 
 
 def _line(line: Mapping[str, Any]) -> bytes:
-    return json.dumps(line, ensure_ascii=False, sort_keys=True, default=str).encode("utf-8", "backslashreplace") + b"\n"
+    text = json.dumps(line, ensure_ascii=False, sort_keys=True, default=str)
+    return redact(text).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def _refuse_another(before: Any, now: Any, folder: Path) -> None:

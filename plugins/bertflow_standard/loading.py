@@ -17,6 +17,7 @@ from typing import Any
 from bertflow.errors import CheckpointError, ConfigError
 from bertflow.hookspecs import WeightsReport
 from bertflow_standard.checkpoint import Checkpoint, resolve
+from bertflow_standard.confidential import FIELDS
 from bertflow_standard.manifest import digest, read_digests, verify
 from bertflow_standard.preflight import check, check_finite
 from bertflow_standard.transformers_model import TOKENIZER_FILES, Dtype, Head, TransformersModel, quiet
@@ -102,7 +103,9 @@ def build(config: Config) -> TransformersModel:
             model_config = transformers.AutoConfig.from_pretrained(
                 str(checkpoint.folder), local_files_only=True, trust_remote_code=False
             )
-            module = auto_class.from_config(model_config)
+            for name in FIELDS:  # The config is shown.
+                vars(model_config).pop(name, None)
+            module = auto_class.from_config(model_config, trust_remote_code=False)
             if not has_pooler and "add_pooling_layer" in inspect.signature(type(module).__init__).parameters:
                 # transformers would draw the pooler at random, and its output with it.
                 module = type(module)(model_config, add_pooling_layer=False)

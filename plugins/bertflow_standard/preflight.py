@@ -14,6 +14,7 @@ from typing import Any
 from bertflow.errors import CheckpointError, did_you_mean
 from bertflow_standard.activations import ACTIVATIONS
 from bertflow_standard.checkpoint import Checkpoint
+from bertflow_standard.closed_world import check_closed
 
 SIZES = (
     *("vocab_size", "hidden_size", "dim", "embedding_size", "num_hidden_layers", "n_layers", "num_attention_heads"),
@@ -41,6 +42,7 @@ def check(checkpoint: Checkpoint, whole: bool) -> None:
         whole: whether every tensor must have its place; False for `model.weights=any`.
     """
     config, where = checkpoint.config, str(checkpoint.folder / "config.json")
+    check_closed(checkpoint)
     for name in SIZES:
         _check_size(name, config.get(name, 1), where)
     dtype = config.get("dtype", config.get("torch_dtype"))

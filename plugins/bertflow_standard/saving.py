@@ -14,8 +14,10 @@ from typing import Any
 from bertflow import hookimpl
 from bertflow.errors import ConfigError
 from bertflow.flow import Flow
+from bertflow.redaction import redact
 from bertflow_standard.atomic import naming
 from bertflow_standard.card import model_card
+from bertflow_standard.confidential import remove_tokens
 from bertflow_standard.manifest import CARD
 from bertflow_standard.transformers_model import TOKENIZER_FILES, TransformersModel, quiet
 
@@ -30,8 +32,9 @@ def save_model(
         _write(module, folder, max_shard_size)
         sources = [model.checkpoint.folder / name for name in TOKENIZER_FILES] if model.checkpoint else []
         tokenizer = [shutil.copyfile(source, folder / source.name) for source in sources if source.is_file()]
+        remove_tokens(folder)
         card = model_card(module, flow.weights(), model.checkpoint, bool(tokenizer))
-        (folder / CARD).write_text(card, encoding="utf-8")
+        (folder / CARD).write_text(redact(card), encoding="utf-8")
     return sorted(folder.iterdir())
 
 

@@ -19,6 +19,7 @@ from bertflow import hookimpl
 from bertflow.errors import CheckpointError, ConfigError, InputError
 from bertflow.hookspecs import CARRIED, Batch, ModelDescription, Row
 from bertflow_standard.checkpoint import Checkpoint
+from bertflow_standard.closed_world import load_tokenizer
 from bertflow_standard.process import Borrowed
 from bertflow_standard.rows import INPUTS, check_row
 
@@ -100,14 +101,8 @@ class TransformersModel:
         folder = self.checkpoint.folder
         if not any((folder / name).is_file() for name in TOKENIZER_FILES):
             raise CheckpointError("checkpoint has no tokenizer", str(folder), "use input=ids, or add its files")
-        from transformers import AutoTokenizer
-
-        try:
-            with quiet():
-                return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        except (ValueError, OSError, KeyError, TypeError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise CheckpointError(f"tokenizer cannot be loaded ({reason})", str(folder), "restore its files") from error
+        with quiet():
+            return load_tokenizer(self.checkpoint)
 
 
 def no_tokenizer() -> ConfigError:

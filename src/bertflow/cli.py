@@ -10,14 +10,15 @@ import contextlib
 import gc
 import io
 import os
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from bertflow import interruption
 from bertflow.errors import BertflowError, ConfigError, StorageError, did_you_mean
+from bertflow.interruption import Terminated
+from bertflow.redaction import print_error, redact, redacted_stderr
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
 
 EXIT_CLOSED_PIPE = 5
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-
-
-class _Terminated(BaseException):
-    """SIGTERM arrived."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -73,24 +70,25 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return flags
 
 
+@interruption.interruptible()
+@redacted_stderr()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run bertflow as a command and return its exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
     flags = argparse.Namespace(words=words)
-    if sys.stderr is None:  # Closed by the shell; what is printed must not go to stdout instead.
-        sys.stderr = io.StringIO()
     try:
         # What a plugin or a library prints must not stand in the result.
-        with _rare_collections(), _sigterm_raises(), contextlib.redirect_stdout(sys.stderr):
+        with _rare_collections(), contextlib.redirect_stdout(sys.stderr):
             flags = parse(words)
             text, code = command(flags)
-        return code if _write(text) else EXIT_CLOSED_PIPE
-    except BaseException as error:
+            interruption.check()
+        return code if _write(redact(text)) else EXIT_CLOSED_PIPE
+    except BaseException as failure:
+        error = interruption.arrived() or failure
         line, code = outcome(error)
         if wants_traceback(flags.words):
             traceback.print_exc()
-        with contextlib.suppress(OSError):
-            print(f"error: {line}", file=sys.stderr, flush=True)
+        print_error(line)
         return code
 
 
@@ -128,23 +126,6 @@ def _rare_collections() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-@contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Let SIGTERM unwind the stack like Ctrl-C, so that nothing is left half-written."""
-
-    def terminate(*_: object) -> NoReturn:
-        raise _Terminated
-
-    if threading.current_thread() is not threading.main_thread():  # Only the main thread may set a handler.
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def wants_traceback(words: Sequence[str]) -> bool:
     """Whether the user asked for the traceback of an error."""
     return "debug=true" in map(str.lower, words) or os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -154,10 +135,10 @@ def outcome(error: BaseException) -> tuple[str, int]:
     """Return the one line and the exit code that an exception ends in."""
     if isinstance(error, BertflowError):
         return str(error), error.exit_code
+    if isinstance(error, Terminated):
+        return "interrupted: SIGTERM - nothing is half-written; run it again", 143
     if isinstance(error, KeyboardInterrupt):
         return "interrupted: SIGINT - nothing is half-written; run it again", 130
-    if isinstance(error, _Terminated):
-        return "interrupted: SIGTERM - nothing is half-written; run it again", 143
     if isinstance(error, OSError):
         return str(StorageError.of(error)), StorageError.exit_code
     reason = " ".join(f"{type(error).__name__} {error}".split())

@@ -12,6 +12,7 @@ from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
+from bertflow import interruption
 from bertflow.catalogue import GROUPS, OWNERS
 from bertflow.config import PRIMARY, Composition, catalogue, compose_run
 from bertflow.errors import BertflowError, InputError, PluginError, StorageError
@@ -89,6 +90,7 @@ class Flow:
             BertflowError: as the plugin raised it; `PluginError` for any other exception and for an owed hook that
                 returns None; `StorageError` for an OSError.
         """
+        interruption.check()
         group = OWNERS.get(hook)
         settings = {"config": self.settings[group]} if group else {}
         try:

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import json
 import re
-import sys
 import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from bertflow.cli import outcome, wants_traceback
 from bertflow.errors import BertflowError, ConfigError
 from bertflow.explain import explain
 from bertflow.flow import Flow
+from bertflow.redaction import print_error, redact, redacted_stderr
 from bertflow.words import literal
 
 
@@ -58,7 +58,7 @@ def multirun(words: Sequence[str], config_dirs: Sequence[str], config_name: str)
         raise ConfigError("the sweep is empty", " ".join(words), "give at least one value for each key")
     for job in jobs:
         if job.error:
-            print(f"error: {job.error} [{' '.join(job.words)}]", file=sys.stderr)
+            print_error(f"{job.error} [{' '.join(job.words)}]")
     text = _json(jobs) if all(job.as_json for job in jobs) else _table(jobs)
     return text, next((job.code for job in jobs if job.code), 0)
 
@@ -67,6 +67,9 @@ def multirun(words: Sequence[str], config_dirs: Sequence[str], config_name: str)
 def _sweep_folder(words: Sequence[str]) -> Iterator[list[str]]:
     """Give Hydra, which always writes a `multirun.yaml`, a folder that is removed; unless the user named one."""
     if any(word.lstrip("+").startswith(("hydra.sweep.dir=", "hydra.sweep=")) for word in words):
+        if any(word != redact(word) for word in words):
+            fix = "leave the token out: the Hub's is taken from HF_TOKEN"
+            raise ConfigError("a word with a token would be written to a file", "hydra.sweep.dir", fix)
         yield []
         return
     for word in words:
@@ -76,6 +79,7 @@ def _sweep_folder(words: Sequence[str]) -> Iterator[list[str]]:
         yield [f"hydra.sweep.dir={Path(folder).as_posix()}"]
 
 
+@redacted_stderr()  # A launcher's process has a stderr of its own.
 def _run(job_config: Any, config_dirs: Sequence[str]) -> Job:
     """Run one job, in this process or in that of a launcher."""
     hydra = HydraConfig.get()

@@ -22,6 +22,7 @@ from bertflow import hookimpl
 from bertflow.errors import ConfigError, InputError, StorageError, did_you_mean
 from bertflow.flow import Flow
 from bertflow.hookspecs import Part, Result
+from bertflow.redaction import redact
 from bertflow_standard.formats import WRITERS, refuse_columns
 from bertflow_standard.ledger import Ledger, is_finished
 from bertflow_standard.summary import Format, render
@@ -175,7 +176,7 @@ class ColumnsFile:
         digests = "".join(part.digest for part in self._ledger.done)
         rows_digest = hashlib.blake2b(digests.encode(), digest_size=16).hexdigest()
         text = json.dumps({**receipt, "rows_digest": rows_digest}, indent=2, ensure_ascii=False, default=str)
-        (folder / "receipt").write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")
+        (folder / "receipt").write_text(redact(f"{text}\n"), encoding="utf-8", errors="backslashreplace")
         if receipt["counts"]["rejected"]:
             with (folder / "rejects").open("wb") as file:
                 file.writelines(self._ledger.rejects())

@@ -10,7 +10,6 @@ import shutil
 import stat
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,7 @@ from bertflow.flow import Flow
 from bertflow.hookspecs import Result
 from bertflow_standard.atomic import commit, replacement, settled
 from bertflow_standard.manifest import MANIFEST, manifest_names, write_manifest
-
-
-class Dtype(Enum):
-    """What the weights are saved in."""
-
-    float16 = "float16"
-    bfloat16 = "bfloat16"
-    float32 = "float32"
-    float64 = "float64"
+from bertflow_standard.shards import SavedDtype, check_shard_size
 
 
 @dataclass
@@ -38,15 +29,11 @@ class Config:
     path: str
     overwrite: bool
     max_shard_size: str
-    dtype: Dtype | None
+    dtype: SavedDtype | None
 
     def __post_init__(self) -> None:
-        """Refuse a size that the writer could not read, before anything is computed."""
-        if not re.search("[1-9]", self.max_shard_size) or not re.fullmatch(
-            r"\d+(\.\d+)?\s*[KMGT]B", self.max_shard_size, flags=re.IGNORECASE
-        ):
-            where = f"save.max_shard_size={self.max_shard_size}"
-            raise ConfigError("not a size", where, "write a number and a unit, such as 500MB or 5GB")
+        """Refuse a size that the writer could not read."""
+        check_shard_size(self.max_shard_size)
 
 
 # What transformers' `save_pretrained` and the tokenizers write; a folder with anything else is not ours to replace.
