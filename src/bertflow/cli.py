@@ -80,8 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if sys.stderr is None:  # Closed by the shell; what is printed must not go to stdout instead.
         sys.stderr = io.StringIO()
     try:
-        # What a plugin or a library prints must not stand in the result.
-        with _rare_collections(), _sigterm_raises(), contextlib.redirect_stdout(sys.stderr):
+        with _rare_collections(), _sigterm_raises(), _prints_to_stderr():
             flags = parse(words)
             text, code = command(flags)
         return code if _write(text) else EXIT_CLOSED_PIPE
@@ -115,6 +114,21 @@ def _write(text: str) -> bool:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return False
     return True
+
+
+@contextlib.contextmanager
+def _prints_to_stderr() -> Iterator[None]:
+    """Keep the result clean of what a plugin or a library prints, the native code of a tokenizer included."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # A closed or replaced stream has none.
+            sys.stdout.flush()
+            stdout, stderr = sys.stdout.fileno(), sys.stderr.fileno()
+            before = os.dup(stdout)
+            stack.callback(os.close, before)
+            stack.callback(os.dup2, before, stdout)
+            os.dup2(stderr, stdout)
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        yield
 
 
 @contextlib.contextmanager
