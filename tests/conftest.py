@@ -39,7 +39,7 @@ class Run:
     @property
     def json(self) -> Any:
         assert self.code == 0, self.err
-        return json.loads(self.out)
+        return json.loads(self.out, parse_constant=_not_json)
 
     @property
     def error(self) -> str:
@@ -47,11 +47,16 @@ class Run:
         lines = self.err.splitlines()
         assert self.code != 0
         assert len(lines) == 1, self.err
+        assert lines[0].isprintable()
         assert lines[0].startswith("error: ")
         assert ": " in lines[0].removeprefix("error: ")
         assert " - " in lines[0]
         assert self.out == ""
         return lines[0]
+
+
+def _not_json(word: str) -> None:
+    raise AssertionError(f"{word} is no JSON")
 
 
 Command = Callable[..., Run]

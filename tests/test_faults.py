@@ -448,6 +448,28 @@ def test_a_wrong_config_is_refused(fault: str, refuse: Refuse) -> None:
     refuse(CONFIG_FAULTS[fault])
 
 
+STEERING = "\x1b[31m\x1b]0;title\x07\u202e\x9b"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(f"gelu{STEERING}", r"gelu\x1b[31m"), ("gelu" * 100_000, "gelugelu")], ids=["escapes", "long"]
+)
+def test_an_error_quotes_a_file_without_steering_the_terminal(value: str, said: str, refuse: Refuse) -> None:
+    refused = refuse(Fault(edit(hidden_act=value), (CONFIG, f"hidden_act={said}")))[1]
+    assert refused.error.isprintable()
+    assert len(refused.error) < 3000
+
+
+def test_a_config_is_shown_without_steering_the_terminal(forked: Fork, copy: Copy) -> None:
+    folder = copy("bert")
+    edit(**{STEERING: STEERING, "not_finite": float("nan")})(folder)  # type: ignore[arg-type]
+    words = ("model=auto", f"model.checkpoint={folder}")
+    assert all(line.isprintable() for line in forked(*words).out.splitlines())
+    shown = forked(*words, "output.format=json").json["model"]["config"]
+    assert shown[STEERING] == STEERING
+    assert shown["not_finite"] is None
+
+
 COSTLY = {
     "C02 config.json is missing": (Fault(delete("config.json"), ("{folder}", "config.json")), 1),
     "C02 config.json is missing for BertModel": (

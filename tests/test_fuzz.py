@@ -194,14 +194,13 @@ def _get(place: tuple[list[Any], int]) -> Any:
 
 @st.composite
 def weights(draw: st.DrawFn, content: bytes) -> bytes:
-    """Draw a weights file with another header; the numbers stay."""
+    """Draw a weights file with another header; the numbers stay, and aligned as they were: sums depend on it."""
     length = int.from_bytes(content[:8], "little")
-    header = draw(documents(content[8 : 8 + length], FIELDS["header"]) | st.just(content[8 : 8 + length]))
-    padded = header + b" " * (draw(st.sampled_from([0, -len(header) % 8])))
-    length = draw(
-        st.sampled_from([len(padded)] * 6 + [0, 1, len(padded) - 1, len(padded) + 1, 2**31, 2**63, 2**64 - 1])
-    )
-    return length.to_bytes(8, "little") + padded + content[8 + int.from_bytes(content[:8], "little") :]
+    header, numbers = content[8 : 8 + length], content[8 + length :]
+    header = draw(documents(header, FIELDS["header"]) | st.just(header))
+    header += b" " * ((length - len(header)) % 64)
+    right, wrong = len(header), [0, 1, len(header) - 1, len(header) + 1, 2**31, 2**63, 2**64 - 1]
+    return draw(st.sampled_from([*[right] * 6, *wrong])).to_bytes(8, "little") + header + numbers
 
 
 TARGETS = {

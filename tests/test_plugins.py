@@ -91,9 +91,10 @@ def test_a_broken_plugin_is_named_and_hurts_nobody_else(fault: str, forked: Fork
         assert "babble" not in spared.out
 
 
-def test_printing_at_import_and_in_hooks_leaves_stdout_clean(forked: Fork, plugin: MakePlugin) -> None:
-    env = plugin({**MINE, "task/mine.py": "print('babble')\n" + GOOD.replace("return", "print('babble')\n    return")})
-    run = forked("task=mine", "output.format=json", env=env)
+@pytest.mark.parametrize("printing", ["print('babble')", "import os; os.write(1, b'babble\\n')"])
+def test_printing_at_import_and_in_hooks_leaves_stdout_clean(printing: str, forked: Fork, plugin: MakePlugin) -> None:
+    code = f"{printing}\n" + GOOD.replace("return", f"{printing}\n    return")
+    run = forked("task=mine", "output.format=json", env=plugin({**MINE, "task/mine.py": code}))
     assert run.json["task"] == "mine"
     assert run.err == "babble\nbabble\n"
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 import textwrap
 from collections.abc import Iterator
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from bertflow.errors import printable
 from bertflow.hookspecs import Result, WeightsReport
 
 if TYPE_CHECKING:
@@ -29,17 +31,25 @@ def render(result: Result, style: Format, values: bool) -> str:
 
 
 def _json(result: Result, values: bool) -> str:
-    document = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    document = {field.name: _finite(getattr(result, field.name)) for field in dataclasses.fields(result)}
     document["weights"] = dataclasses.asdict(result.weights) if result.weights else None
     document["outputs"] = {name: _output(array, values) for name, array in result.outputs.items()}
     return json.dumps(document, ensure_ascii=False, default=str) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """Return a value with null for NaN and infinity, which JSON does not know; a config may hold them."""
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _output(array: Any, values: bool) -> dict[str, Any]:
     import numpy as np
 
     described = {"shape": list(array.shape), "dtype": str(array.dtype)}
-    # JSON knows no NaN and no infinity.
     finite: Any = array if np.isfinite(array).all() else np.where(np.isfinite(array), array.astype(object), None)
     return {**described, "values": finite.tolist()} if values else described
 
@@ -61,7 +71,7 @@ def _table(result: Result, values: bool) -> str:
     if values:
         for name, array in result.outputs.items():
             console.print(f"\n{name}\n{array}")
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+    return "\n".join(printable(line.rstrip()) for line in text.getvalue().rstrip("\n").split("\n")) + "\n"
 
 
 def _report(console: Console, report: Any) -> None:

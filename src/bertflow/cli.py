@@ -77,8 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     flags = argparse.Namespace(words=words)
     try:
-        # What a plugin or a library prints must not stand in the result.
-        with _rare_collections(), contextlib.redirect_stdout(sys.stderr):
+        with _rare_collections(), _prints_to_stderr():
             flags = parse(words)
             text, code = command(flags)
             interruption.check()
@@ -113,6 +112,21 @@ def _write(text: str) -> bool:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return False
     return True
+
+
+@contextlib.contextmanager
+def _prints_to_stderr() -> Iterator[None]:
+    """Keep the result clean of what a plugin or a library prints, the native code of a tokenizer included."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # A closed or replaced stream has none.
+            sys.stdout.flush()
+            stdout, stderr = sys.stdout.fileno(), sys.stderr.fileno()
+            before = os.dup(stdout)
+            stack.callback(os.close, before)
+            stack.callback(os.dup2, before, stdout)
+            os.dup2(stderr, stdout)
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        yield
 
 
 @contextlib.contextmanager

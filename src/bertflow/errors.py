@@ -8,6 +8,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 2000
+"""Characters of an error's line."""
+
+
+def printable(text: str) -> str:
+    """Spell out what a terminal would take for a command, or could not show: names in a file may hold anything."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
 
 class BertflowError(Exception):
     """Something went wrong that one line can explain.
@@ -25,7 +33,9 @@ class BertflowError(Exception):
         self.what, self.where, self.fix = what, where, fix
 
     def __str__(self) -> str:
-        return " ".join(f"{self.what}: {self.where} - {self.fix}".split())
+        line = " ".join(f"{self.what}: {self.where} - {self.fix}".split())
+        # What a file holds may be quoted, at any length: both ends say enough.
+        return printable(line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}")
 
 
 class ConfigError(BertflowError):
