@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import bertflow
 from bertflow.cli import main
 from bertflow_standard import atomic
 from conftest import Command, Run, exit_code, listing, start_child
@@ -29,6 +30,12 @@ SMALL = ("model=tiny", "model.config.vocab_size=50", "model.config.max_position_
 NOBODY = 65534
 
 Forked = Callable[..., Run]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _warm(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Import now whatever a save imports: nobody may not be allowed to read it."""
+    bertflow.run(*SMALL, "save=checkpoint", f"save.path={tmp_path_factory.mktemp('warm') / 'checkpoint'}")
 
 
 @pytest.fixture
@@ -109,7 +116,7 @@ def mount_small_disk(folder: Path) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
-def test_a_full_disk(forked: Forked, bertflow: Command, tmp_path: Path) -> None:
+def test_a_full_disk(tmp_path: Path) -> None:
     """The disk fills up one page later each time, so in another file, until it is large enough."""
     if exit_code(start_child(lambda: mount_small_disk(tmp_path))):
         pytest.skip("mounting a file system of one's own is not permitted here")
@@ -249,7 +256,7 @@ def test_an_overwrite_keeps_the_modes(bertflow: Command, tmp_path: Path) -> None
     assert set(found.values()) == {0o600}
 
 
-def test_another_run_is_told_that_the_target_is_locked(forked: Forked, bertflow: Command, tmp_path: Path) -> None:
+def test_another_run_is_told_that_the_target_is_locked(forked: Forked, tmp_path: Path) -> None:
     words = (*SMALL, "save=checkpoint", f"save.path={tmp_path / 'checkpoint'}")
     with atomic.replacement(tmp_path / "checkpoint"):
         refused = forked(*words, prepare=lambda: None)
