@@ -376,7 +376,8 @@ def test_damage_behind_the_first_rows_does_not_end_the_process(bertflow: Command
 
 def test_a_wrong_name_is_answered_before_torch_is_imported(data: Path) -> None:
     write(data / "a.csv")
-    words = "'model=pretrained', 'input=file', 'input.path=a.csv', 'input.column=txet'"
+    (data / "b.csv").write_text("txet\nonly the second file has it wrong\n")
+    words = "'model=pretrained', 'input=file', 'input.path=*.csv'"
     script = f"import sys; from bertflow.cli import main; print(main([{words}]), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.stdout == "4 False\n", done.stderr
