@@ -10,10 +10,12 @@ import math
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from bertflow.errors import ConfigError
+from bertflow.errors import CheckpointError, ConfigError
+from bertflow_standard.checkpoint import read_header
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,8 +28,15 @@ Choose = Callable[[Sequence[str]], list[str]]
 """Takes the names of a file's columns; returns those to read, or raises InputError."""
 
 BATCH_ROWS = 4096
-PIECE_BYTES = 1 << 22
-_CODES = {"f": "F", "i": "I", "u": "U"}
+PIECE_BYTES = 1 << 24
+_DTYPES = {
+    "BOOL": "|b1",
+    **{f"F{8 * size}": f"<f{size}" for size in (2, 4, 8)},
+    **{
+        f"{kind}{8 * size}": f"{'<' if size > 1 else '|'}{kind.lower()}{size}" for kind in "IU" for size in (1, 2, 4, 8)
+    },
+}
+"""What safetensors calls a dtype -> what numpy does."""
 
 
 def decoded(kind: pa.DataType) -> pa.DataType:
@@ -61,7 +70,7 @@ def _is_text(kind: pa.DataType) -> bool:
     from pyarrow import types as t
 
     kind = decoded(kind)
-    return bool(t.is_string(kind) or t.is_large_string(kind) or t.is_string_view(kind))
+    return bool(t.is_string(kind) or t.is_large_string(kind))
 
 
 def write_npz(path: Path, schema: pa.Schema, batches: Batches, rows: int) -> None:
@@ -85,12 +94,12 @@ def write_safetensors(path: Path, schema: pa.Schema, batches: Batches, rows: int
     """Write a tensor for each column, those of large numbers first, so that all are aligned."""
     layouts = {field.name: _layout(field, batches) for field in schema}
     names = sorted(layouts, key=lambda name: (-layouts[name][0].itemsize, name))
+    codes = {dtype: code for code, dtype in _DTYPES.items()}
     header, start = {}, 0
     for name in names:
         dtype, width = layouts[name]
         stop = start + rows * math.prod(width) * dtype.itemsize
-        code = "BOOL" if dtype.kind == "b" else f"{_CODES[dtype.kind]}{8 * dtype.itemsize}"
-        header[name] = {"dtype": code, "shape": [rows, *width], "data_offsets": [start, stop]}
+        header[name] = {"dtype": codes[dtype.str], "shape": [rows, *width], "data_offsets": [start, stop]}
         start = stop
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -117,15 +126,27 @@ def _write_pieces(file: IO[bytes], name: str, dtype: Any, batches: Batches) -> N
     row = 0
     for batch in batches():
         column = batch.column(name)
-        if column.null_count:
-            number = row + column.is_null().to_pylist().index(True)
-            raise ConfigError("numpy arrays hold no null", f"column {name}, row {number}", "choose .parquet")
-        numbers = column.flatten() if is_vector(column.type) else column.cast(decoded(column.type))
+        values = column.flatten() if is_vector(column.type) else column.cast(decoded(column.type))
+        _refuse_values(column, values, name, row)
         step = max(1, PIECE_BYTES // dtype.itemsize)
-        for start in range(0, len(numbers), step):
-            piece = numbers.slice(start, step).to_numpy(zero_copy_only=False)
+        for start in range(0, len(values), step):
+            piece = values.slice(start, step).to_numpy(zero_copy_only=False)
             file.write(piece.astype(dtype, copy=False).tobytes())
         row += batch.num_rows
+
+
+def _refuse_values(column: pa.Array, values: pa.Array, name: str, row: int) -> None:
+    """Raise ConfigError for what an array would silently change; `row` is the number of the first."""
+    import pyarrow.compute as pc
+
+    lost = {"null": column.is_null() if column.null_count else values.is_null()}
+    if _is_text(values.type):
+        lost["text that ends in NUL"] = pc.ends_with(values, "\0")
+    for what, places in lost.items():
+        wrong = pc.index(places, True).as_py()
+        if wrong >= 0:
+            where = f"column {name}, row {row + wrong * len(column) // len(places)}"
+            raise ConfigError(f"numpy arrays hold no {what}", where, "choose .parquet")
 
 
 def read_npz(path: Path, choose: Choose) -> Iterator[pa.RecordBatch]:
@@ -134,50 +155,69 @@ def read_npz(path: Path, choose: Choose) -> Iterator[pa.RecordBatch]:
 
     with ExitStack() as stack:
         archive = stack.enter_context(zipfile.ZipFile(path))
-        names = choose([name.removesuffix(".npy") for name in archive.namelist()])
-        members: dict[str, tuple[IO[bytes], Any, tuple[int, ...]]] = {}
-        for name in names:
+        members = {}
+        for name in choose([name.removesuffix(".npy") for name in archive.namelist()]):
             file = stack.enter_context(archive.open(f"{name}.npy"))
-            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-            shape, by_columns, dtype = read_header[np.lib.format.read_magic(file)](file)
+            is_first = np.lib.format.read_magic(file) == (1, 0)
+            read = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
+            shape, by_columns, dtype = read(file)
             if dtype.hasobject or by_columns:
                 raise ValueError(f"{name} is {'pickled' if dtype.hasobject else 'stored by columns'}")
-            members[name] = file, dtype, shape
-
-        def read(name: str, start: int, rows: int) -> Any:
-            file, dtype, shape = members[name]
-            data = file.read(rows * math.prod(shape[1:]) * dtype.itemsize)
-            return np.frombuffer(data, dtype).reshape(rows, *shape[1:])
-
-        yield from _batches({name: members[name][2] for name in names}, read)
+            members[name] = Member(file, dtype, shape)
+        yield from _batches(members)
 
 
 def read_safetensors(path: Path, choose: Choose) -> Iterator[pa.RecordBatch]:
     """Yield the columns of a safetensors file in batches."""
-    from safetensors import safe_open
+    import numpy as np
 
-    with safe_open(path, "numpy") as file:
-        tensors = {name: file.get_slice(name) for name in choose(list(file.keys()))}
-        shapes = {name: tuple(tensor.get_shape()) for name, tensor in tensors.items()}
-        yield from _batches(shapes, lambda name, start, rows: tensors[name][start : start + rows])
+    try:
+        header = read_header(path)
+    except CheckpointError as error:
+        raise ValueError(error.where) from error
+    with ExitStack() as stack:
+        members = {}
+        for name in choose(list(header)):
+            tensor = header[name]
+            file = stack.enter_context(path.open("rb"))
+            file.seek(tensor.start)
+            members[name] = Member(file, np.dtype(_DTYPES[tensor.dtype]), tensor.shape)
+        yield from _batches(members)
 
 
-def _batches(shapes: Mapping[str, tuple[int, ...]], read: Callable[[str, int, int], Any]) -> Iterator[pa.RecordBatch]:
-    """Yield batches of arrays of these shapes, of which `read(name, start, rows)` gives a piece."""
+@dataclass(frozen=True)
+class Member:
+    """An array in a file that stands at its next row."""
+
+    file: IO[bytes]
+    dtype: Any
+    shape: tuple[int, ...]
+
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of one row."""
+        return math.prod(self.shape[1:]) * int(self.dtype.itemsize)
+
+    def read(self, rows: int) -> pa.Array:
+        """Return the next rows."""
+        import numpy as np
+        import pyarrow as pa
+
+        numbers = np.frombuffer(self.file.read(rows * self.row_bytes), self.dtype)
+        values = pa.array(numbers)
+        return pa.FixedSizeListArray.from_arrays(values, self.shape[1]) if self.shape[1:] else values
+
+
+def _batches(members: Mapping[str, Member]) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
-    lengths = {shape[:1] for shape in shapes.values()}
-    if len(lengths) != 1 or lengths == {()}:
-        raise ValueError(f"its columns have other numbers of rows: {dict(shapes)}")
-    ((rows,),) = lengths
-    for start in range(0, rows, BATCH_ROWS):
-        pieces = {name: read(name, start, min(BATCH_ROWS, rows - start)) for name in shapes}
-        yield pa.RecordBatch.from_pydict({name: _column(piece) for name, piece in pieces.items()})
-
-
-def _column(piece: Any) -> pa.Array:
-    import pyarrow as pa
-
-    if piece.ndim == 1:
-        return pa.array(piece)
-    return pa.FixedSizeListArray.from_arrays(pa.array(piece.reshape(-1)), piece.shape[1])
+    shapes = {name: member.shape for name, member in members.items()}
+    if {len(shape) for shape in shapes.values()} - {1, 2} or len({shape[0] for shape in shapes.values()}) > 1:
+        raise ValueError(f"its arrays are no columns: {shapes}")
+    left = next(iter(shapes.values()))[0]
+    most = min(BATCH_ROWS, PIECE_BYTES // max(1, *(member.row_bytes for member in members.values())))
+    while left:
+        rows = min(left, max(1, most))
+        columns = {name: member.read(rows) for name, member in members.items()}
+        yield pa.RecordBatch.from_pydict(columns)
+        left -= rows

@@ -9,22 +9,18 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertflow.errors import BertflowError, ConfigError, InputError, did_you_mean
 from bertflow_standard import arrays
+from bertflow_standard.arrays import BATCH_ROWS, Batches, Choose, Writer
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-BATCH_ROWS = 4096
 VECTORS = "embedding"
-
-Batches = Callable[[], "Iterable[pa.RecordBatch]"]
-Writer = Callable[[Path, "pa.Schema", Batches, int], None]
-"""Takes the target, the schema, what yields the batches (anew each time it is called), and the number of rows."""
 
 
 def refuse_columns(suffix: str, schema: pa.Schema) -> None:
@@ -67,32 +63,38 @@ def read_vectors(path: Path, columns: Sequence[str] | None = None) -> tuple[pa.S
 
 def _checked(path: Path, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Pass batches on that hold what they should, and say of any trouble which file it is."""
-    row = 0
+    row, kind = 0, None
     try:
         for batch in batches:
             batch.validate(full=True)  # Offsets of a damaged file must not lead out of its memory.
-            _check_vectors(batch.column(VECTORS), row)
-            yield batch
+            vectors = _vectors(batch.column(VECTORS), kind, row)
+            kind = vectors.type
+            yield batch.set_column(batch.schema.get_field_index(VECTORS), VECTORS, vectors)
             row += batch.num_rows
-    except (BertflowError, GeneratorExit):
-        raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, BertflowError) or (isinstance(error, OSError) and error.errno is not None):
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(
-            "vectors file is damaged", f"{path}, from row {row} on ({reason})", "write it again"
-        ) from error
+        where = f"{path}, from row {row} on ({reason})"
+        raise InputError("vectors file is damaged", where, "write it with task=embed output=file") from error
 
 
-def _check_vectors(vectors: pa.Array, row: int) -> None:
+def _vectors(column: pa.Array, kind: pa.DataType | None, row: int) -> pa.Array:
+    """Return a column of equally long lists as one of vectors; other tools write them as lists of any length."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
-    if not pa.types.is_fixed_size_list(vectors.type) or not pa.types.is_floating(vectors.type.value_type):
-        raise ValueError(f"{VECTORS} is {vectors.type}, not vectors of one length")
-    if vectors.null_count or vectors.flatten().null_count:
-        wrong = next(number for number, vector in enumerate(vectors.to_pylist(), row) if not vector or None in vector)
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        lengths = pc.unique(pc.list_value_length(column)).to_pylist()
+        if len(lengths) > 1:
+            raise ValueError(f"{VECTORS} is of several lengths: {lengths}".replace("None", "null"))
+        column = pa.FixedSizeListArray.from_arrays(column.flatten(), lengths[0])
+    if not arrays.is_vector(column.type) or kind not in (None, column.type):
+        raise ValueError(f"{VECTORS} is {column.type}, not {kind or 'vectors of one length'}")
+    if column.null_count or column.flatten().null_count:
+        wrong = next(number for number, vector in enumerate(column.to_pylist(), row) if not vector or None in vector)
         raise ValueError(f"{VECTORS} of row {wrong} is null")
+    return column
 
 
 def _write_parquet(path: Path, schema: pa.Schema, batches: Batches, rows: int) -> None:
@@ -120,12 +122,14 @@ def _write_parquet(path: Path, schema: pa.Schema, batches: Batches, rows: int) -
                 writer.write_batch(batch, row_group_size=batch.num_rows)
 
 
-def _read_parquet(path: Path, choose: arrays.Choose) -> Iterator[pa.RecordBatch]:
+def _read_parquet(path: Path, choose: Choose) -> Iterator[pa.RecordBatch]:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path, buffer_size=1 << 20, page_checksum_verification=True) as file:
+    # Without these settings it reads far ahead, and whole columns at once.
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True) as file:
         names = choose(file.schema_arrow.names)
-        yield from (batch.select(names) for batch in file.iter_batches(BATCH_ROWS, columns=names))
+        batches = file.iter_batches(BATCH_ROWS, columns=names, use_threads=False)
+        yield from (batch.select(names) for batch in batches)
 
 
 def _parquet_holds(field: pa.Field) -> bool:
@@ -149,7 +153,7 @@ def _write_arrow(path: Path, schema: pa.Schema, batches: Batches, rows: int) -> 
             writer.write_batch(batch.cast(plain))
 
 
-def _read_arrow(path: Path, choose: arrays.Choose) -> Iterator[pa.RecordBatch]:
+def _read_arrow(path: Path, choose: Choose) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
     with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as file:
@@ -202,7 +206,7 @@ def _jsonl_holds(field: pa.Field) -> bool:
     from pyarrow import types as t
 
     known = (t.is_null, t.is_boolean, t.is_integer, t.is_floating, t.is_decimal, t.is_date, t.is_time, t.is_timestamp)
-    texts = (t.is_string, t.is_large_string, t.is_string_view)
+    texts = (t.is_string, t.is_large_string)
     return all(any(is_kind(leaf) for is_kind in (*known, *texts)) for leaf in _leaves(field.type))
 
 
@@ -215,7 +219,7 @@ def _leaves(kind: pa.DataType) -> Iterator[pa.DataType]:
         yield from _leaves(kind.field(number).type)
 
 
-def _read_jsonl(path: Path, choose: arrays.Choose) -> Iterator[pa.RecordBatch]:
+def _read_jsonl(path: Path, choose: Choose) -> Iterator[pa.RecordBatch]:
     """Types are those of each batch's own values."""
     import pyarrow as pa
 
@@ -223,13 +227,11 @@ def _read_jsonl(path: Path, choose: arrays.Choose) -> Iterator[pa.RecordBatch]:
         names: list[str] = []
         while lines := list(itertools.islice(file, BATCH_ROWS // 4)):  # Objects of Python's take much memory.
             rows = [json.loads(line) for line in lines]
-            if not names:
-                names = choose(list(rows[0]))
-                vectors = pa.list_(pa.float32(), len(rows[0][VECTORS]))
-            columns = {
-                name: pa.array([row[name] for row in rows], vectors if name == VECTORS else None) for name in names
-            }
-            yield pa.RecordBatch.from_pydict(columns)
+            names = names or choose(list(rows[0]))
+            kinds = {VECTORS: pa.list_(pa.float32())}
+            yield pa.RecordBatch.from_pydict(
+                {name: pa.array([row[name] for row in rows], kinds.get(name)) for name in names}
+            )
 
 
 WRITERS: Mapping[str, Writer] = {
@@ -241,7 +243,7 @@ WRITERS: Mapping[str, Writer] = {
     ".safetensors": arrays.write_safetensors,
 }
 
-_READERS: Mapping[str, Callable[[Path, arrays.Choose], Iterator[pa.RecordBatch]]] = {
+_READERS: Mapping[str, Callable[[Path, Choose], Iterator[pa.RecordBatch]]] = {
     ".parquet": _read_parquet,
     ".arrow": _read_arrow,
     ".feather": _read_arrow,
