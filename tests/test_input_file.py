@@ -227,7 +227,7 @@ def test_files_are_read_in_sorted_order_and_hidden_ones_left_alone(data: Path, m
     monkeypatch.setenv("HOME", str(data.parent))
     assert texts("~/data/a.*") == ["a.txt"]
     found = report("*[ab].txt")
-    assert found["sources"] == {"a.txt": 5, "b.txt": 5}
+    assert found["sources"] == {"files": {"a.txt": 5, "b.txt": 5}}
     assert [row["place"] for row in found["rows"]] == [("a.txt", 1), ("b.txt", 1)]
 
 
@@ -240,7 +240,7 @@ def test_stdin(name: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = report("-", f"input.format={path.suffix[1:]}")
     assert [row["text"] for row in found["rows"]] == expected
     assert found["rows"][0]["place"][0] == "stdin"
-    assert found["sources"] == {"stdin": None}
+    assert found["sources"] == {"files": {}}
     assert not sys.stdin.closed
 
 

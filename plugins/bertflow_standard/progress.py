@@ -16,10 +16,11 @@ INTERVAL = 5.0
 class Progress:
     """Shows rows and tokens per second on stderr, where somebody reads it."""
 
-    def __init__(self, flow: Flow) -> None:
+    def __init__(self, flow: Flow, total: int | None) -> None:
+        self._total = total
         self._start = time.perf_counter()
         self._shown = self._start
-        self._before = 0
+        self._before = self._resumed = 0
         self.tokens = 0
         self._bar: Any = None
         self._task: Any = None
@@ -52,15 +53,19 @@ class Progress:
 
     def resume(self, counts: Mapping[str, int]) -> None:
         """Begin behind the rows that an interrupted run has done."""
-        self._before = counts["tokens"]
+        self._before, self._resumed = counts["tokens"], counts["rows"] + counts["rejected"]
         if counts["rows"] and (self._plain or self._bar):
             print(f"resuming behind {counts['rows']:,} rows", file=sys.stderr)
 
     def show(self, counts: Mapping[str, int]) -> None:
         """Show the counts so far."""
         self.tokens = counts["tokens"] - self._before
-        line = f"{counts['rows']:,} rows, {self.tokens / self.seconds:,.0f} tokens/s"
+        rows = counts["rows"] + counts["rejected"]
+        line = f"{rows:,} rows, {self.tokens / self.seconds:,.0f} tokens/s"
+        line += f", {counts['padding'] / (counts['padding'] + counts['tokens'] or 1):.0%} padding avoided"
         line += f", {counts['rejected']:,} rejected" if counts["rejected"] else ""
+        done = (rows - self._resumed) / (self._total - self._resumed) if self._total else 0
+        line += f", {self.seconds * (1 - done) / done:,.0f} s to go" if done > 0 else ""
         if self._bar:
             self._bar.update(self._task, description=line)
         elif self._plain and time.perf_counter() - self._shown >= INTERVAL:

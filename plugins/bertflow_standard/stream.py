@@ -29,6 +29,7 @@ from bertflow_standard.overflow import Fitter
 from bertflow_standard.progress import Progress
 
 PART_ROWS = 4096
+USUAL_BATCH = 32
 PACKAGES = ("bertflow", "transformers", "torch", "tokenizers", "numpy")
 
 # What the config says beyond what decides the numbers: how a result is shown, and where it goes.
@@ -88,7 +89,7 @@ def stream(
     """
     identity = identify(flow)
     clock = dict.fromkeys(("tokenizing", "forward", "writing"), 0.0)
-    progress = Progress(flow)
+    progress = Progress(flow, identity["input"].get("rows"))
     sink: Sink = flow.call("open_output", identity=identity)
     try:
         encode = functools.partial(_encode, flow, fitter, fields)
@@ -132,7 +133,7 @@ def _machine() -> dict[str, Any]:
 def _pump(
     flow: Flow, sink: Sink, works: Iterator[Work], compute: Compute, clock: dict[str, float], progress: Progress
 ) -> dict[str, int]:
-    counts: Counter[str] = Counter(rows=0, tokens=0, truncated=0, rejected=0)
+    counts: Counter[str] = Counter(rows=0, tokens=0, truncated=0, rejected=0, padding=0)
 
     def run(work: Work) -> Part:
         start = time.perf_counter()
@@ -141,8 +142,8 @@ def _pump(
         truncated = [any(text.truncated for text in row) for row in work.encoded]
         tokens = [sum(text.tokens for text in row) for row in work.encoded]
         numbers = {"rows": len(tokens), "tokens": sum(tokens), "truncated": sum(truncated)}
+        numbers |= {"rejected": len(work.rejects), "padding": _padding(work.encoded)}
         everything = {**work.carried, **columns, "n_tokens": tokens, "truncated": truncated}
-        numbers["rejected"] = len(work.rejects)
         return Part(work.number, work.rows, work.digest, everything, work.rejects, numbers)
 
     def keep(part: Part) -> None:
@@ -164,6 +165,13 @@ def _pump(
         if pending:
             pending.result()
     return dict(counts)
+
+
+def _padding(rows: Sequence[tuple[Encoded, ...]]) -> int:
+    """Return the tokens of padding that batches of `USUAL_BATCH` rows, in the order of the input, would have had."""
+    lengths = [len(window["input_ids"]) for row in rows for text in row for window in text.windows]
+    batches = (lengths[start : start + USUAL_BATCH] for start in range(0, len(lengths), USUAL_BATCH))
+    return sum(max(batch) * len(batch) - sum(batch) for batch in batches)
 
 
 def _works(
@@ -264,7 +272,8 @@ def _join(parts: Iterable[Part]) -> dict[str, Any]:
 def _summary(counts: Mapping[str, int], clock: Mapping[str, float], progress: Progress) -> dict[str, Any]:
     total = progress.seconds
     return {
-        **counts,
+        **{name: count for name, count in counts.items() if name != "padding"},
+        "padding_avoided": round(counts["padding"] / (counts["padding"] + counts["tokens"] or 1), 3),
         "tokens_per_second": round(progress.tokens / total),
         "share_of_time": {name: round(seconds / total, 3) for name, seconds in clock.items()},
         "peak_memory_bytes": progress.peak_memory,

@@ -97,9 +97,14 @@ def _row(config: Config, record: Record, place: tuple[str, int]) -> Row:
 
 @hookimpl
 def describe_input(config: Config) -> Mapping[str, Any]:
-    """Tell the name and size of each file, by which a later run knows the same input; stdin has no size."""
-    files = _files(config)
-    return {str(file) if file else "stdin": file.stat().st_size if file else None for file in files}
+    """Tell the name and size of each file, by which a later run knows the same input, and the rows of Parquet files."""
+    import pyarrow.parquet as pq
+
+    files = [file for file in _files(config) if file]
+    described: dict[str, Any] = {"files": {str(file): file.stat().st_size for file in files}}
+    if files and all(_format(file, config) is FileFormat.parquet for file in files):
+        described["rows"] = sum(pq.read_metadata(file).num_rows for file in files)
+    return described
 
 
 def _columns(config: Config) -> Columns:

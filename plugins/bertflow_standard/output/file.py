@@ -151,6 +151,8 @@ class ColumnsFile:
                 Path(place).suffixes[-2]: place for place in self._ledger.moves.values() if place != self._path.name
             }
             self._ledger.move()
+            if self._config.overwrite and "rejects" not in self._ledger.moves:  # Those of the file that was replaced.
+                self._path.with_name(f"{self._path.name}.rejects.jsonl").unlink(missing_ok=True)
         written: dict[str, Any] = {"path": str(self._path), "bytes": self._path.stat().st_size}
         return written | {kind.removeprefix("."): str(self._path.parent / place) for kind, place in names.items()}
 
