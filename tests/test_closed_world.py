@@ -179,6 +179,23 @@ def test_a_tokenizer_without_its_files_is_not_looked_for_elsewhere(
     assert bertflow(*words, "input=ids").code == 0
 
 
+def test_an_index_that_leads_outside_is_refused(folder: Path, outside: Outside, bertflow: Command) -> None:
+    words = ("model=auto", f"model.checkpoint={folder}")
+    shard = folder / "model-00001-of-00001.safetensors"
+    (folder / "model.safetensors").rename(shard)
+    shutil.copy(shard, outside.folder)
+    index = {"metadata": {}, "weight_map": {"embeddings.word_embeddings.weight": shard.name}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    outside.opened()
+    assert bertflow(*words).code == 0
+    index["weight_map"]["pooler.dense.bias"] = f"{OUT}/{shard.name}"
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    refused = bertflow(*words)
+    assert refused.code == 3
+    assert f"{OUT}/{shard.name}" in refused.error
+    assert outside.opened() == set()
+
+
 def test_the_watch_sees_what_is_opened(outside: Outside) -> None:
     import tokenizers
 

@@ -23,20 +23,21 @@ TINY = (*WORDS, "model.checkpoint=tiny-bert")
 
 
 def test_a_download_is_cached_and_asked_for_once(
-    shell: Command, hub: Hub, hub_environment: dict[str, str], checkpoint: MakeCheckpoint, tmp_path: Path
+    shell: Command, bertflow: Command, at_hub: Hub, hub_environment: dict[str, str], checkpoint: MakeCheckpoint
 ) -> None:
     first = shell(*TINY, env={**hub_environment, "TQDM_POSITION": "-1"})
     with torch.inference_mode():
         expected = transformers.AutoModel.from_pretrained(checkpoint("bert"))(torch.tensor(IDS)).last_hidden_state
     values = first.json["outputs"]["last_hidden_state"]["values"]
     np.testing.assert_allclose(values, expected, atol=1e-6)
-    sha = hub.repos["tiny-bert"].branches["main"]
-    assert (tmp_path / "cache/hub/models--tiny-bert/snapshots" / sha / "model.safetensors").is_file()
+    sha = at_hub.repos["tiny-bert"].branches["main"]
+    snapshot = Path(hub_environment["HF_HOME"], "hub/models--tiny-bert/snapshots", sha)
+    assert (snapshot / "model.safetensors").is_file()
     assert "model.safetensors: 100%" in first.err, "the progress bar belongs on stderr"
-    assert hub.requests
-    hub.requests.clear()
-    assert shell(*TINY, env=hub_environment).out == first.out
-    assert hub.requests == []
+    assert at_hub.requests
+    at_hub.requests.clear()
+    assert bertflow(*TINY).json == first.json
+    assert at_hub.requests == []
 
 
 def test_a_refresh_asks_the_hub_and_takes_what_is_new(bertflow: Command, at_hub: Hub) -> None:
@@ -179,7 +180,8 @@ def test_a_hub_that_stalls_or_fails_is_given_up(
     at_hub.at(request_line, fault)
     refused = bertflow(*words)
     assert refused.code == 6
-    for part in ("tiny-bert", at_hub.url, "model=pretrained"):
+    said = "no answer for 0.5 seconds" if at_hub.stalled.is_set() else ""
+    for part in ("tiny-bert", at_hub.url, "model=pretrained", said):
         assert part in refused.err
     assert refused.err.splitlines()[-1].startswith("error: ")
     assert refused.out == ""
@@ -189,14 +191,15 @@ def test_a_hub_that_stalls_or_fails_is_given_up(
 
 
 def test_a_hub_that_answers_nothing_at_all_is_given_up(
-    shell: Command, hub: Hub, hub_environment: dict[str, str]
+    shell: Command, bertflow: Command, at_hub: Hub, hub_environment: dict[str, str]
 ) -> None:
-    hub.at(".*", Handler.stall)
-    refused = shell(*TINY, "model.hub_timeout=0.5", env=hub_environment)
+    words = (*TINY, "model.hub_timeout=0.5")
+    at_hub.at(".*", Handler.stall)
+    refused = shell(*words, env=hub_environment)
     assert refused.code == 6
-    assert hub.url in refused.error
-    hub.at("", None)
-    assert shell(*TINY, "model.hub_timeout=0.5", env=hub_environment).code == 0
+    assert at_hub.url in refused.error
+    at_hub.at("", None)
+    assert bertflow(*words).code == 0
 
 
 def settings() -> dict[str, Any]:

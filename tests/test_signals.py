@@ -73,14 +73,14 @@ def sends_a_half_and_stalls(handler: Handler) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_download_is_interrupted(
-    number: signal.Signals, hub: Hub, hub_environment: dict[str, str], shell: Command, tmp_path: Path
+    number: signal.Signals, at_hub: Hub, hub_environment: dict[str, str], bertflow: Command, tmp_path: Path
 ) -> None:
     words = ("model=auto", "model.checkpoint=tiny-bert", "model.hub_timeout=100")
-    hub.at("GET .*/model.safetensors", sends_a_half_and_stalls)
-    assert interrupted(hub, words, hub_environment, number, tmp_path) == exit_code(number)
+    at_hub.at("GET .*/model.safetensors", sends_a_half_and_stalls)
+    assert interrupted(at_hub, words, hub_environment, number, tmp_path) == exit_code(number)
     assert not list(tmp_path.rglob("*.incomplete"))
-    hub.at("", None)
-    assert shell(*words, env=hub_environment).code == 0
+    at_hub.at("", None)
+    assert bertflow(*words).code == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

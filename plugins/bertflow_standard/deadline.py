@@ -36,15 +36,17 @@ class _Patience:
 
         begun = time.monotonic()
         left = self.seconds - (0 if self.failing is None else begun - self.failing)
+        if left <= 0:
+            raise ConnectionError(self._said())
         limits = request.extensions["timeout"]
         for wait in ("connect", "read", "write", "pool"):
-            limits[wait] = max(0, min(left, self.seconds if limits.get(wait) is None else limits[wait]))
+            limits[wait] = left if limits.get(wait) is None else min(left, limits[wait])
         try:
             response = type(session).send(session, request, **options)
         except HTTPError as error:
             # Where nobody listens it helps nobody to ask again.
             if self.ends(begun) or isinstance(error, ConnectError):
-                raise ConnectionError(_reason(error)) from error
+                raise ConnectionError(self._said(error)) from error
             raise
         if response.status_code == TOO_MANY_REQUESTS or response.status_code >= SERVER_ERROR:
             if self.ends(begun):
@@ -54,7 +56,7 @@ class _Patience:
                 response.headers.pop(header, None)
         else:
             self.failing = None
-        response.iter_raw = lambda *_: self._read(type(response).iter_raw(response))
+        response.iter_raw = lambda size=None: self._read(type(response).iter_raw(response, size))
         return response
 
     def _read(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -66,16 +68,19 @@ class _Patience:
                 piece = next(pieces, None)
             except HTTPError as error:
                 if self.ends(begun):
-                    raise ConnectionError(_reason(error)) from error
+                    raise ConnectionError(self._said(error)) from error
                 raise
             if piece is None:
                 return
             self.failing = None
             yield piece
 
+    def _said(self, error: Exception | None = None) -> str:
+        from httpx2 import TimeoutException
 
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+        if error is None or isinstance(error, TimeoutException):
+            return f"no answer for {self.seconds:g} seconds"
+        return str(error) or type(error).__name__
 
 
 _mine = threading.local()

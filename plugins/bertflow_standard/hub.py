@@ -86,5 +86,6 @@ def explain(error: Exception, repo: str, revision: str | None) -> BertflowError:
 def reason(error: Exception) -> str:
     """Return in a few words what one of huggingface_hub's errors says."""
     response: Any = getattr(error, "response", None)
-    said = str(error).splitlines()
-    return f"status {response.status_code}" if response is not None else said[0] if said else type(error).__name__
+    said = (getattr(error, "server_message", None) if response is not None else str(error)) or ""
+    status = f"status {response.status_code}" if response is not None else ""
+    return ": ".join(filter(None, (status, *said.splitlines()[:1]))) or type(error).__name__

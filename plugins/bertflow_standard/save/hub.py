@@ -53,10 +53,10 @@ def check_run(flow: Flow) -> None:
         raise ConfigError("not a repository's name", where, "write namespace/name, such as my-name/my-bert")
     if constants.is_offline_mode():
         raise NetworkError("offline mode is on (HF_HUB_OFFLINE)", where, "unset it, or use save=checkpoint")
-    if get_token() is None:
-        fix = f"set HF_TOKEN to a token that may write, from {constants.ENDPOINT}/settings/tokens"
-        raise ConfigError("no token for the Hub", where, fix)
     with _hub(config, "check the token's permissions, or use save=checkpoint"):
+        if get_token() is None:
+            fix = f"set HF_TOKEN to a token that may write, from {constants.ENDPOINT}/settings/tokens"
+            raise ConfigError("no token for the Hub", where, fix)
         _check_access(config)
 
 
