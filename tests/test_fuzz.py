@@ -193,14 +193,15 @@ def _get(place: tuple[list[Any], int]) -> Any:
 
 
 @st.composite
-def weights(draw: st.DrawFn, content: bytes) -> bytes:
-    """Draw a weights file with another header; the numbers stay, and aligned as they were: sums depend on it."""
-    length = int.from_bytes(content[:8], "little")
-    header, numbers = content[8 : 8 + length], content[8 + length :]
-    header = draw(documents(header, FIELDS["header"]) | st.just(header))
-    header += b" " * ((length - len(header)) % 64)
-    right, wrong = len(header), [0, 1, len(header) - 1, len(header) + 1, 2**31, 2**63, 2**64 - 1]
-    return draw(st.sampled_from([*[right] * 6, *wrong])).to_bytes(8, "little") + header + numbers
+def headers(draw: st.DrawFn, content: bytes) -> bytes:
+    """Draw another header for a weights file, its length included.
+
+    The numbers behind it stay aligned as they were: to the last bit, sums depend on that.
+    """
+    header = draw(documents(content[8:], FIELDS["header"]) | st.just(content[8:]))
+    header += b" " * ((len(content[8:]) - len(header)) % 64)
+    right, wrong = len(header), [0, 1, max(len(header) - 1, 0), len(header) + 1, 2**31, 2**63, 2**64 - 1]
+    return draw(st.sampled_from([*[right] * 6, *wrong])).to_bytes(8, "little") + header
 
 
 TARGETS = {
@@ -248,14 +249,16 @@ def outside(readable: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def test_any_content_is_loaded_or_refused(target: str, folder: Path, outside: Watch, forked: Fork) -> None:
     path = folder / (WEIGHTS if target == "header" else target)
     content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little") if target == "header" else len(content)
+    content, numbers = content[:end], content[end:]
     rows = ("input=texts", "input.texts=hello cool!")
     words = ("model=auto", f"model.checkpoint={folder}", *rows, "output.format=json", "output.values=true")
     control = forked(*words)
 
     @PROFILE
-    @given(weights(content) if target == "header" else documents(content, FIELDS[target]))
+    @given(headers(content) if target == "header" else documents(content, FIELDS[target]))
     def hold(changed: bytes) -> None:
-        path.write_bytes(changed.replace(PLACE.encode(), str(outside.folder).encode()))
+        path.write_bytes(changed.replace(PLACE.encode(), str(outside.folder).encode()) + numbers)
         before = snapshot(folder.parent)
         run = forked(*words)
         assert snapshot(folder.parent) == before
