@@ -129,6 +129,7 @@ def test_a_hub_out_of_reach_says_what_works_without_one(
     assert bertflow("model=pretrained").code == 0
 
 
+# G01
 def test_offline_mode_is_named(bertflow: Command, at_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -157,6 +158,7 @@ def asks_to_wait(handler: Handler) -> None:
     handler.answer(429, b"", {"Retry-After": "3600"})
 
 
+# G02
 @pytest.mark.parametrize(
     ("request_line", "fault"),
     [

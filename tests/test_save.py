@@ -55,6 +55,7 @@ def test_shards(bertflow: Command, tmp_path: Path, checkpoint: MakeCheckpoint) -
     assert again["outputs"] == first["outputs"]
 
 
+# F13
 def test_an_existing_checkpoint_is_replaced_only_on_request(bertflow: Command, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint"
     words = ("model=tiny", "save=checkpoint", f"save.path={folder}")
@@ -103,6 +104,7 @@ def test_a_checkpoint_with_other_files_in_it_is_not_replaced(
     assert listing(folder) == before
 
 
+# F11
 def test_the_source_is_not_replaced(bertflow: Command, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint"
     assert bertflow("model=tiny", "save=checkpoint", f"save.path={folder}").code == 0

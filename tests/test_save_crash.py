@@ -187,6 +187,7 @@ def kill_behind(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
+# F01, F05
 @pytest.mark.parametrize("place", CASES, indirect=True)
 def test_killed_at_every_step(place: Place) -> None:
     left: list[str] = []
@@ -201,6 +202,7 @@ def test_these_are_more_than_200_kills() -> None:
     assert len(CASES) * KILLS_PER_CASE > 200
 
 
+# F07
 @pytest.mark.parametrize("place", ["nothing before", "sharded over single"], indirect=True)
 def test_killed_within_a_file(place: Place) -> None:
     longest = max(map(len, place.files["new"].values()))
@@ -211,6 +213,7 @@ def test_killed_within_a_file(place: Place) -> None:
     assert place.left() == "new"
 
 
+# F12
 @pytest.mark.parametrize("place", ["single over single", "two renames"], indirect=True)
 def test_interrupted_at_every_step(place: Place) -> None:
     for number in itertools.count():

@@ -115,6 +115,7 @@ def mount_small_disk(folder: Path) -> int:
     return 0
 
 
+# F02
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
 def test_a_full_disk(tmp_path: Path) -> None:
     """The disk fills up one page later each time, so in another file, until it is large enough."""
@@ -144,6 +145,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert exit_code(start_child(fill_up)) == 0
 
 
+# F09
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_a_read_only_place_is_refused_before_anything_is_computed(
     overwrite: bool, forked: Forked, public: Path
@@ -227,6 +229,7 @@ def modes(folder: Path) -> dict[str, int]:
     return {path.name: stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.iterdir())}
 
 
+# F08
 def test_modes_follow_the_umask(bertflow: Command, tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:

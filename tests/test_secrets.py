@@ -28,6 +28,7 @@ def token(monkeypatch: pytest.MonkeyPatch) -> str:
     return TOKEN
 
 
+# G05
 @pytest.mark.parametrize(
     "words",
     [
@@ -144,6 +145,7 @@ def test_no_key_takes_a_token() -> None:
     assert [key for key in found if re.search(r"(^|_)(token|auth|password|secret|credentials?|api_key)$", key)] == []
 
 
+# G08
 @pytest.mark.parametrize("value", [TOKEN, "hf_of_somebody_else", True], ids=str)
 @pytest.mark.parametrize("field", ["token", "use_auth_token", "hf_token"])
 def test_a_token_in_a_checkpoint_is_neither_shown_nor_saved(

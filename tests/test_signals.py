@@ -40,6 +40,7 @@ def test_without_a_signal_the_run_succeeds(bertflow: Command, tmp_path: Path, mo
     assert os.listdir(tmp_path) == ["saved"]
 
 
+# G09
 @pytest.mark.parametrize(
     "signals",
     [

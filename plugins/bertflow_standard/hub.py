@@ -61,7 +61,7 @@ def _wanted(repo: str, files: list[str]) -> list[str]:
         raise CheckpointError("repository has no safetensors weights", repo, fix)
     if "config.json" not in top:
         raise CheckpointError("repository has no config.json", repo, "choose a repository or revision with one")
-    small = [name for name in top if name.endswith((".json", ".txt", ".model"))]
+    small = [name for name in top if name.endswith((".json", ".txt", ".model")) or name == "README.md"]
     return [*small, *(name for name in files if name == "1_Pooling/config.json"), *(single or shards)]
 
 

@@ -26,6 +26,16 @@ _TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "b
 _HEADER_NAMES = {name: code for code, name in _TORCH_NAMES.items()}
 
 
+HEAD_MODULES = frozenset(
+    (
+        *("classifier", "cls", "decoder", "discriminator_predictions", "generator_lm_head", "generator_predictions"),
+        *("head", "lm_head", "lm_predictions", "logits_proj", "mask_predictions", "pooler", "pre_classifier"),
+        *("predictions", "qa_outputs", "score", "sequence_summary", "sop_classifier", "vocab_layer_norm"),
+        *("vocab_projector", "vocab_transform"),
+    )
+)
+"""What transformers calls the parts of the heads that stand on encoders."""
+
 _IGNORED_BUFFERS = (".position_ids", ".token_type_ids")
 """What old checkpoints hold although the model computes it; transformers ignores it too."""
 
@@ -240,7 +250,7 @@ def _refuse(policy: Policy, checkpoint: Checkpoint, module: Any, info: Mapping[s
         return
     body = {name for name, _ in module.base_model.named_children()}
     unexpected = [name for name in info["unexpected_keys"] if not name.endswith(_IGNORED_BUFFERS)]
-    surplus = sorted(name for name in unexpected if _is_body(name, module, body))
+    surplus = sorted(name for name in unexpected if _is_body(name, module, body) or not _is_head(name))
     if surplus:
         fix = "mend config.json, or take what fits with model.weights=any"
         raise CheckpointError("checkpoint holds tensors that the model has no place for", _some(where, surplus), fix)
@@ -251,6 +261,11 @@ def _refuse(policy: Policy, checkpoint: Checkpoint, module: Any, info: Mapping[s
         is_head = not any(_is_body(name, module, body - {"pooler"}) for name in new)
         fix = "to start with a random head add model.weights=new_head" if is_head else "choose a whole checkpoint"
         raise CheckpointError("checkpoint lacks tensors of the model", _some(where, sorted(new)), fix)
+
+
+def _is_head(name: str) -> bool:
+    """Whether a tensor without a place belongs to the head of another task."""
+    return name.partition(".")[0] in HEAD_MODULES
 
 
 def _is_body(name: str, module: Any, body: Collection[str]) -> bool:

@@ -57,9 +57,9 @@ def check(checkpoint: Checkpoint, whole: bool) -> None:
     if config.get("is_decoder"):
         fix = "bertflow runs encoders: a decoder would see only what is on the left; set it to false"
         raise CheckpointError("wrong value in the config", f"{where}: is_decoder=true", fix)
-    rows = _vocabulary_rows(checkpoint)
-    if rows is not None:
-        _check_vocabulary(checkpoint, config, rows, where)
+    table = _embedding_table(checkpoint)
+    if table is not None:
+        _check_vocabulary(checkpoint, config, *table)
     if whole:
         _check_layers(checkpoint, config, where)
 
@@ -71,15 +71,21 @@ def _check_size(name: str, value: Any, where: str) -> None:
         raise CheckpointError("wrong value in the config", f"{where}: {name}={json.dumps(value)}", fix)
 
 
-def _vocabulary_rows(checkpoint: Checkpoint) -> int | None:
+def _embedding_table(checkpoint: Checkpoint) -> tuple[str, int] | None:
+    """Return the name of the vocabulary's embedding table and the number of its rows."""
     endings = ("embeddings.word_embeddings.weight", "embeddings.tok_embeddings.weight")
-    shapes = [tensor.shape for name, tensor in checkpoint.tensors.items() if name.endswith(endings)]
-    return shapes[0][0] if shapes and shapes[0] else None
+    tables = [
+        (name, part.shape[0]) for name, part in checkpoint.tensors.items() if name.endswith(endings) and part.shape
+    ]
+    return tables[0] if tables else None
 
 
-def _check_vocabulary(checkpoint: Checkpoint, config: Mapping[str, Any], rows: int, where: str) -> None:
+def _check_vocabulary(checkpoint: Checkpoint, config: Mapping[str, Any], name: str, rows: int) -> None:
+    shape, width = list(checkpoint.tensors[name].shape), config.get("embedding_size", config.get("hidden_size"))
     if config.get("vocab_size", rows) != rows:
-        said = f"{where}: vocab_size={config['vocab_size']}, the embedding table has {rows} rows"
+        config_says = [config["vocab_size"], config.get("dim", width)]
+        said = f"{checkpoint.folder / 'config.json'}: vocab_size={config['vocab_size']}"
+        said += f", so {name} would be {config_says}, it is {shape}"
         raise CheckpointError("config and weights differ", said, "mend config.json or the weights")
     path = checkpoint.folder / "tokenizer.json"
     largest = _largest_id(path.read_bytes()) if path.is_file() else None
