@@ -112,6 +112,7 @@ def write_safetensors(path: Path, schema: pa.Schema, batches: Batches, rows: int
 def _layout(field: pa.Field, batches: Batches) -> tuple[Any, tuple[int, ...]]:
     """Return the dtype of a column's numbers or texts, and the shape of each row's."""
     import numpy as np
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     kind = decoded(field.type)
@@ -119,7 +120,8 @@ def _layout(field: pa.Field, batches: Batches) -> tuple[Any, tuple[int, ...]]:
         lengths = (pc.max(pc.utf8_length(batch.column(field.name).cast(kind))).as_py() for batch in batches())
         return np.dtype(f"<U{max((length or 1 for length in lengths), default=1)}"), ()
     width = (kind.list_size,) if is_vector(kind) else ()
-    return np.dtype((kind.value_type if width else kind).to_pandas_dtype()).newbyteorder("<"), width
+    empty = pa.array([], kind.value_type if width else kind)
+    return empty.to_numpy(zero_copy_only=False).dtype.newbyteorder("<"), width
 
 
 def _write_pieces(file: IO[bytes], name: str, dtype: Any, batches: Batches) -> None:

@@ -34,7 +34,7 @@ def refuse_columns(suffix: str, schema: pa.Schema) -> None:
 def read_vectors(path: Path, columns: Sequence[str] | None = None) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     """Open a file of vectors; return its schema, and its batches of at most `BATCH_ROWS` rows.
 
-    The column `embedding` is a list of fixed size and holds no null.
+    The column `embedding` is a list of fixed size and holds finite numbers only.
 
     Args:
         path: the file; its suffix says the format.
@@ -91,10 +91,19 @@ def _vectors(column: pa.Array, kind: pa.DataType | None, row: int) -> pa.Array:
         column = pa.FixedSizeListArray.from_arrays(column.flatten(), lengths[0])
     if not arrays.is_vector(column.type) or kind not in (None, column.type):
         raise ValueError(f"{VECTORS} is {column.type}, not {kind or 'vectors of one length'}")
-    if column.null_count or column.flatten().null_count:
-        wrong = next(number for number, vector in enumerate(column.to_pylist(), row) if not vector or None in vector)
-        raise ValueError(f"{VECTORS} of row {wrong} is null")
+    lost = column.is_null() if column.null_count else pc.invert(_is_finite(column.flatten()))
+    wrong = pc.index(lost, True).as_py()
+    if wrong >= 0:
+        raise ValueError(f"{VECTORS} of row {row + wrong * len(column) // len(lost)} is null or not finite")
     return column
+
+
+def _is_finite(numbers: pa.Array) -> pa.Array:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    wide = numbers.cast(pa.float32()) if pa.types.is_float16(numbers.type) else numbers  # For pyarrow 16.
+    return pc.is_finite(wide).fill_null(False)
 
 
 def _write_parquet(path: Path, schema: pa.Schema, batches: Batches, rows: int) -> None:
@@ -182,7 +191,8 @@ def _json_values(column: pa.Array) -> list[str]:
         numbers = column.flatten()
         if pa.types.is_float16(numbers.type):  # Arrow writes all its digits.
             numbers = numbers.cast(pa.float32())
-        words = pc.if_else(pc.is_finite(numbers), numbers.cast(pa.string()), "null").fill_null("null")
+        words = pc.if_else(_is_finite(numbers), numbers.cast(pa.string()), "null")
+        words = pc.if_else(pc.equal(words, "-0"), "-0.0", words)  # Readers take -0 for a whole number, without sign.
         bounds = pa.array(range(0, len(words) + 1, column.type.list_size), pa.int64())
         lines = pc.binary_join(pa.LargeListArray.from_arrays(bounds, words), ", ")
         return [f"[{line}]" for line in lines.to_pylist()]

@@ -31,6 +31,21 @@ def check_row(row: Row, number: int) -> None:
         raise InputError("every token is masked", f"row {number} of attention_mask", "leave at least one token in")
 
 
+def check_texts(key: str, texts: Any) -> list[str]:
+    """Return the value of a key that is a text or a list of texts as a list. Raises InputError."""
+    example = f"""write {key}='["Hello!", "Cool"]'"""
+    if isinstance(texts, str):
+        if texts[:1] == "[":
+            raise InputError("malformed list", f"{key}={texts}", example)
+        texts = [texts]
+    if not isinstance(texts, list):
+        raise InputError("not a list of texts", f"{key}={texts}", example)
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError("not a text", f"{key}, row {number}: {text!r}", f'quote it: "{text}"')
+    return texts
+
+
 def check_finite(outputs: Outputs, start: int) -> None:
     """Raise InputError for a NaN or an infinity in an output; `start` is the number of the first row."""
     import numpy as np
