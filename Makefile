@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint bench clean
+.PHONY: run test lint bench bench-embed clean
 
 run: $(VENV)/run
 	$(BIN)/python -m bertflow model=pretrained
@@ -13,6 +13,13 @@ test: lint
 
 bench: $(VENV)/run
 	$(BIN)/python benchmarks/startup.py
+
+# fastembed needs an older huggingface_hub than transformers 5, so it has an environment of its own.
+bench-embed: $(VENV)/run
+	$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
+	$(PYTHON) -m venv $(VENV)/fastembed
+	$(VENV)/fastembed/bin/pip install -q fastembed
+	$(BIN)/python benchmarks/embed.py --fastembed $(VENV)/fastembed/bin/python
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .
