@@ -20,6 +20,8 @@ KERNELS = (None, "eager", "sdpa", "flex_attention", "batched_mm", "grouped_mm")
 
 TOKENIZER = "tokenizer_config.json"
 TOKENIZER_CLASS = re.compile(r"[A-Za-z]\w*Tokenizer(Fast)?|TokenizersBackend|PythonBackend|SentencePieceBackend")
+ADDED_TOKEN = {"__type", "content", "id", "lstrip", "normalized", "rstrip", "single_word", "special"}
+"""The fields of an added token; of any other the native code of tokenizers complains on stdout."""
 TOKENIZER_CODE = ("auto_map", "init_inputs", "tokenizer_object", "vocab", "merges")
 """Fields that name code, or what stands in for the files in the folder."""
 
@@ -37,7 +39,7 @@ def _names_in_config(checkpoint: Checkpoint) -> Iterator[tuple[str, str, Any]]:
     config = checkpoint.config
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         yield from (("config.json", name, part[name]) for name in ATTENTION if part.get(name) not in KERNELS)
-    for name in ("configuration_files", "quantization_config"):
+    for name in ("configuration_files", "quantization_config", "transformers_weights"):
         if config.get(name):
             yield "config.json", name, config[name]
 
@@ -76,12 +78,30 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
         name = content.get("tokenizer_class")
         if name is not None and tokenizer_class_from_name(name) is None:
             raise CheckpointError("transformers has no such tokenizer", f"{folder}: tokenizer_class={name}", fix)
+    _check_added_tokens(checkpoint)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers and tokenizers raise whatever the damage leads to.
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(f"tokenizer cannot be loaded ({reason})", str(folder), fix) from error
+    if not isinstance(tokenizer.model_max_length, int | float):
+        where = f"{folder / TOKENIZER}: model_max_length={json.dumps(tokenizer.model_max_length):.100}"
+        raise CheckpointError("wrong value in the tokenizer's config", where, "it must be a number")
     files = list(filter(None, tokenizer.vocab_files_names.values()))
     if files and not any((folder / name).is_file() for name in files) and not any(folder.glob("*.model")):
         raise CheckpointError("tokenizer has no vocabulary", f"{folder}: none of {', '.join(files)}", fix)
     return tokenizer
+
+
+def _check_added_tokens(checkpoint: Checkpoint) -> None:
+    decoder = _read(checkpoint, TOKENIZER).get("added_tokens_decoder")
+    added = {
+        TOKENIZER: list(decoder.values()) if isinstance(decoder, dict) else (),
+        "tokenizer.json": _read(checkpoint, "tokenizer.json").get("added_tokens"),
+    }
+    for file, tokens in added.items():
+        for token in tokens if isinstance(tokens, list) else ():
+            unknown = sorted(set(token) - ADDED_TOKEN) if isinstance(token, dict) else ()
+            if unknown:
+                where = f"{checkpoint.folder / file}: {unknown[0]:.100}"
+                raise CheckpointError("added token has an unknown field", where, "remove the field")
