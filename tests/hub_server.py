@@ -191,6 +191,11 @@ def preupload(handler: Handler, name: str, revision: str) -> None:
         handler.answer_json({"files": [{"path": p, "uploadMode": m, "shouldIgnore": False} for p, m in modes.items()]})
 
 
+def validate_yaml(handler: Handler) -> None:
+    """Take any model card."""
+    handler.answer_json({"errors": [], "warnings": []})
+
+
 def lfs_batch(handler: Handler, name: str) -> None:
     if handler.repo(name):
         objects = json.loads(handler.body)["objects"]
@@ -235,6 +240,7 @@ ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("GET", rf"/api/models/{NAME}", model_info),
     ("GET", rf"/{NAME}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", download),
     ("POST", r"/api/repos/create", create_repo),
+    ("POST", r"/api/validate-yaml", validate_yaml),
     ("POST", rf"/api/models/{NAME}/branch/(?P<branch>.+)", create_branch),
     ("POST", rf"/api/models/{NAME}/preupload/(?P<revision>.+)", preupload),
     ("POST", rf"/{NAME}\.git/info/lfs/objects/batch", lfs_batch),

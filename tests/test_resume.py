@@ -191,7 +191,7 @@ def test_an_existing_file_is_replaced_only_on_request(words: tuple[str, ...], fo
 def test_a_full_disk_is_one_line_and_the_run_goes_on(
     words: tuple[str, ...], whole: dict[str, tuple[str, str]], forked: Fork, tmp_path: Path
 ) -> None:
-    for limit in (1_000, 3_000):
+    for limit in (1_000, 2_000):
         refused = forked(*words, file_size=limit)
         assert refused.code == 5
         assert "goes on from here" in refused.error

@@ -72,10 +72,10 @@ def test_every_architecture_is_saved_in_half(
     model_type: str, bertflow: Command, checkpoint: MakeCheckpoint, tmp_path: Path
 ) -> None:
     folder = tmp_path / "checkpoint"
-    words = ("model=auto", f"model.checkpoint={checkpoint(model_type)}", "input.ids=[[1,2,3]]", "save=checkpoint")
+    words = ("model=auto", f"model.checkpoint={checkpoint(model_type)}", "input.ids=[[5,6,7]]", "save=checkpoint")
     assert bertflow(*words, f"save.path={folder}", "save.dtype=bfloat16").code == 0
     assert transformers.AutoModel.from_pretrained(folder).dtype == torch.bfloat16
-    assert bertflow("model=auto", f"model.checkpoint={folder}", "input.ids=[[1,2,3]]").code == 0
+    assert bertflow("model=auto", f"model.checkpoint={folder}", "input.ids=[[5,6,7]]").code == 0
 
 
 def test_a_value_that_a_dtype_cannot_hold(bertflow: Command, checkpoint: MakeCheckpoint, tmp_path: Path) -> None:

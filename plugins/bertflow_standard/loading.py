@@ -115,6 +115,8 @@ def build(config: Config) -> TransformersModel:
             )
             for name in FIELDS:  # The config is shown.
                 vars(model_config).pop(name, None)
+            # How outputs are wrapped and computed piecemeal is bertflow's business; these change no number.
+            model_config.return_dict, model_config.chunk_size_feed_forward = True, 0
             module = auto_class.from_config(model_config, trust_remote_code=False)
             if not has_pooler and "add_pooling_layer" in inspect.signature(type(module).__init__).parameters:
                 # transformers would draw the pooler at random, and its output with it.

@@ -7,6 +7,7 @@ layer that is silently left out).
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -45,7 +46,7 @@ def check(checkpoint: Checkpoint, whole: bool) -> None:
     check_closed(checkpoint)
     for name in SIZES:
         _check_size(name, config.get(name, 1), where)
-    dtype = config.get("dtype", config.get("torch_dtype"))
+    dtype = config.get("dtype") or config.get("torch_dtype")
     if dtype is not None and dtype not in DTYPES:
         raise CheckpointError("wrong value in the config", f"{where}: dtype={dtype}", did_you_mean(str(dtype), DTYPES))
     if config.get("model_type") not in FAMILY:
@@ -54,6 +55,12 @@ def check(checkpoint: Checkpoint, whole: bool) -> None:
     if act not in ACTIVATIONS:
         fix = did_you_mean(str(act), ACTIVATIONS)
         raise CheckpointError("wrong value in the config", f"{where}: hidden_act={act}", fix)
+    for name in ("layer_norm_eps", "norm_eps"):
+        eps = config.get(name, 0.0)
+        if not isinstance(eps, int | float) or not 0 <= eps < math.inf:
+            fix = "it must be a finite number, and not negative"
+            raise CheckpointError("wrong value in the config", f"{where}: {name}={json.dumps(eps)}", fix)
+    _check_architecture(config, where)
     if config.get("is_decoder"):
         fix = "bertflow runs encoders: a decoder would see only what is on the left; set it to false"
         raise CheckpointError("wrong value in the config", f"{where}: is_decoder=true", fix)
@@ -69,6 +76,15 @@ def _check_size(name: str, value: Any, where: str) -> None:
     if type(value) is not int or not 1 <= value <= most:
         fix = f"it must be a whole number from 1 to {most}"
         raise CheckpointError("wrong value in the config", f"{where}: {name}={json.dumps(value)}", fix)
+
+
+def _check_architecture(config: Mapping[str, Any], where: str) -> None:
+    """Refuse a `model_type` under which the weights would fit and mean something else, such as RoBERTa's positions."""
+    named = [str(name).lower() for name in config.get("architectures") or ()]
+    kind = str(config["model_type"])
+    if named and not any(name.startswith(kind.replace("-", "")) for name in named):
+        said = f"{where}: model_type={kind}, architectures={config['architectures']}"
+        raise CheckpointError("config contradicts itself", said, "restore or download the file again")
 
 
 def _embedding_table(checkpoint: Checkpoint) -> tuple[str, int] | None:
@@ -101,7 +117,7 @@ def _largest_id(content: bytes) -> int | None:
         vocabulary = tokenizer["model"]["vocab"]
         known = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
         return max(map(int, [*known, *(token["id"] for token in tokenizer.get("added_tokens") or ())]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None  # Loading the tokenizer says what is wrong with it.
 
 

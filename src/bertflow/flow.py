@@ -185,7 +185,11 @@ class Flow:
             for number, row in enumerate(self.tokenize(chunk, start), start):
                 if longest is not None and len(row["input_ids"]) > longest:
                     where = f"row {number}: {len(row['input_ids'])} tokens, limit {longest}"
-                    raise InputError("row is longer than the model's positions", where, "shorten or split the row")
+                    raise InputError(
+                        "row is longer than the model's positions",
+                        where,
+                        "shorten it, or use a task with task.overflow=truncate",
+                    )
                 yield row
             start += len(chunk)
 
