@@ -81,6 +81,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "a kernel under its private name": ("config.json", {"_attn_implementation": "evil/kernel"}),
     "a kernel of a part": ("config.json", {"text_config": {"attn_implementation": "evil/kernel"}}),
     "a quantizer": ("config.json", {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}),
+    "other weights": ("config.json", {"transformers_weights": f"{OUT}/model.safetensors"}),
     "another config": ("config.json", {"configuration_files": ["config.4.0.0.json"]}),
     "a tokenizer by the config": ("config.json", {"tokenizer_class": "os.system"}),
     "a function as tokenizer": ("tokenizer_config.json", {"tokenizer_class": "os.system"}),
@@ -100,7 +101,6 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
 IGNORED: dict[str, tuple[str, dict[str, Any]]] = {
     "code in a repository": ("config.json", {"auto_map": REMOTE}),
     "code of its own, trusted by itself": ("config.json", {"auto_map": LOCAL, "trust_remote_code": True}),
-    "other weights": ("config.json", {"transformers_weights": f"{OUT}/model.safetensors"}),
     "another name": ("config.json", {"_name_or_path": OUT}),
     "an architecture": ("config.json", {"architectures": ["os.system"]}),
     "an adapter": ("adapter_config.json", {"base_model_name_or_path": OUT, "peft_type": "LORA"}),
