@@ -80,7 +80,7 @@ def test_the_wheel_runs_in_an_environment_of_its_own(built: Path, tmp_path: Path
 def test_the_extras_install_what_they_name() -> None:
     needs = [Requirement(text) for text in importlib.metadata.requires("bertflow") or ()]
     extras = importlib.metadata.metadata("bertflow").get_all("Provides-Extra") or []
-    assert extras == ["dev"]
+    assert extras == ["bench", "dev"]
     for need in needs:
         if need.marker is None or need.marker.evaluate({"extra": "dev"}):
             assert need.specifier.contains(importlib.metadata.version(need.name), prereleases=True)

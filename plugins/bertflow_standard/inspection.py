@@ -87,13 +87,15 @@ def inspect(checkpoint: Checkpoint, head: str | None, dtype: str, batch_tokens: 
         CheckpointError: a file is damaged.
     """
     config, tensors = checkpoint.config, checkpoint.tensors
+    named = config.get("architectures")
+    architectures = named if isinstance(named, list) else []
     parameters = {name: tensor for name, tensor in tensors.items() if tensor.dtype.startswith(("F", "BF"))}
     random = {name: missing(checkpoint, name) for name in HEADS.get(str(config.get("model_type")), ("", {}))[1]}
     return {
         "checkpoint": checkpoint.name,
         "folder": str(checkpoint.folder),
         "network": f"not needed: {checkpoint.origin}",
-        "architecture": ", ".join(map(str, config.get("architectures") or [])) or config.get("model_type"),
+        "architecture": ", ".join(map(str, architectures)) or config.get("model_type"),
         "model_type": config.get("model_type"),
         "parameters": sum(math.prod(tensor.shape) for tensor in parameters.values()),
         "weights_bytes": sum(file.stat().st_size for file in checkpoint.weights),
@@ -102,7 +104,7 @@ def inspect(checkpoint: Checkpoint, head: str | None, dtype: str, batch_tokens: 
         "longest_row": longest(config, tensors),
         **_embedding(checkpoint),
         "tokenizer": _tokenizer(checkpoint),
-        "heads": _present(random, config.get("architectures") or []) if random else None,
+        "heads": _present(random, architectures) if random else None,
         "random": {name: len(names) for name, names in random.items()} or None,
         "random_tensors": random.get(head or ""),
         "memory_bytes": _memory(config, parameters, dtype, batch_tokens),

@@ -81,10 +81,11 @@ def _check_size(name: str, value: Any, where: str) -> None:
 def _check_architecture(config: Mapping[str, Any], where: str) -> None:
     """Refuse a `model_type` under which the weights would fit and mean something else, such as RoBERTa's positions."""
     kind, known = str(config["model_type"]), sorted(FAMILY, key=len, reverse=True)
-    named = [str(name).lower() for name in config.get("architectures") or ()]
+    architectures = config.get("architectures")
+    named = [str(name).lower() for name in architectures] if isinstance(architectures, list) else []
     kinds = [next((k for k in known if name.startswith(k.replace("-", ""))), None) for name in named]
     if kind not in kinds and any(kinds):
-        said = f"{where}: model_type={kind}, architectures={config['architectures']}"
+        said = f"{where}: model_type={kind}, architectures={architectures}"
         raise CheckpointError("config contradicts itself", said, "restore or download the file again")
 
 
