@@ -120,7 +120,7 @@ NAMES = ["a.jsonl", "a.ndjson", "a.csv", "a.tsv", "a.parquet", "a.arrow", "strea
 def test_every_format_gives_the_same_rows(name: str, data: Path) -> None:
     path = write(data / name)
     rows = read(path, "input.id_column=id", "input.keep=[label]", "input.pair_column=label")
-    assert [{key: value for key, value in row.items() if key != "place"} for row in rows] == [
+    assert [{key: value for key, value in row.items() if key not in ("place", "read")} for row in rows] == [
         {"text": text, "text_pair": label, "id": name, "keep": {"label": label}}
         for name, text, label in zip(TABLE["id"], TEXTS, TABLE["label"], strict=True)
     ]
@@ -128,6 +128,21 @@ def test_every_format_gives_the_same_rows(name: str, data: Path) -> None:
     if path.suffix in (".csv", ".tsv"):  # A quoted text of two lines, and the header.
         lines = [2 + number + "".join(TEXTS[:number]).count("\n") for number in range(10)]
     assert [row["place"] for row in rows] == [(str(path), line) for line in lines]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "a.jsonl.gz"])
+def test_a_row_tells_the_share_that_has_been_read(name: str, data: Path) -> None:
+    path = write(data / name.removesuffix(".gz"))
+    if name.endswith(".gz"):
+        path.rename(path := path.with_name("plain"))
+        (data / name).write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    (data / "z.txt").write_text("one\n" * 100)
+    shares = [row["read"] for row in read(data)]
+    sizes = (data / name).stat().st_size, 400
+    assert shares == sorted(shares)
+    assert 0 < shares[0] <= shares[9] <= sizes[0] / sum(sizes)
+    np.testing.assert_allclose(shares[10:], [(sizes[0] + 4 * row) / sum(sizes) for row in range(1, 101)])
 
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {

@@ -140,7 +140,9 @@ def test_another_command_does_not_go_on(
     assert said in refused.error
     assert str(folder.name) in refused.error
     assert snapshot(tmp_path / "out") == before
-    assert forked(*words).code == 0
+    ended = forked(*words)
+    assert ended.code == 0
+    assert "resuming behind" in ended.err
 
 
 @pytest.mark.parametrize("kind", ["a row that was done", "a row less", "a row more"])

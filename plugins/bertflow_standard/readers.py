@@ -9,6 +9,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ Record = Mapping[str, Any] | str
 """Column -> value, or the reason why the record cannot be read."""
 
 Records = Iterator[tuple[int, Record]]
+"""Each record behind its place."""
 
 _NO_TEXT = "not UTF-8"
 
@@ -75,8 +77,10 @@ def format_of(file: Path) -> FileFormat | None:
     return SUFFIXES.get(Path(file.stem).suffix.lower() if suffix in COMPRESSIONS else suffix)
 
 
-def read_records(file: Path | None, kind: FileFormat, columns: Columns) -> Records:
+def read_records(file: Path | None, kind: FileFormat, columns: Columns) -> Iterator[tuple[int, Record, float | None]]:
     """Read a file, or stdin for None, and never more of it than a few buffers at a time.
+
+    Yields each record behind its place, and with the share of the file that has been read by then; None for a pipe.
 
     Raises:
         InputError: a column is missing, or the file cannot be read as what it should be.
@@ -84,8 +88,10 @@ def read_records(file: Path | None, kind: FileFormat, columns: Columns) -> Recor
     """
     name = str(file) if file else "stdin"
     try:
-        with _opened(file) as source:
-            yield from _READERS[kind](source, name, columns)
+        with _opened(file) as (source, plain):
+            share = _share(plain, kind) if file and plain.seekable() else lambda _: None
+            for place, record in _READERS[kind](source, name, columns):
+                yield place, record, share(place)
     except (OSError, ValueError, LookupError, MemoryError, NotImplementedError) as error:  # pyarrow, on damaged bytes
         if isinstance(error, OSError) and error.errno is not None:  # It is the operating system that refuses.
             raise
@@ -95,24 +101,37 @@ def read_records(file: Path | None, kind: FileFormat, columns: Columns) -> Recor
 
 
 @contextlib.contextmanager
-def _opened(file: Path | None) -> Iterator[io.BufferedReader]:
+def _opened(file: Path | None) -> Iterator[tuple[io.BufferedReader, io.BufferedReader]]:
+    """Open a file, or stdin for None; gives the bytes to read, and those of the file, which may be compressed."""
     if file is None:
         stdin = getattr(sys.stdin, "buffer", None)
         if stdin is None:
             raise InputError("stdin is closed", "input.path=-", "pipe the rows in, or name a file")
-        yield stdin
+        yield stdin, stdin
         return
     compression = COMPRESSIONS.get(file.suffix.lower())
     with file.open("rb") as plain:
         if compression is None:
-            yield plain
+            yield plain, plain
             return
         if not plain.peek(1):  # pyarrow takes this for a file without rows; no compressor writes it.
             raise InputError("compressed file is empty", str(file), "make it anew")
         import pyarrow as pa
 
         with io.BufferedReader(pa.CompressedInputStream(plain, compression), _BUFFER) as unpacked:
-            yield unpacked
+            yield unpacked, plain
+
+
+def _share(plain: io.BufferedReader, kind: FileFormat) -> Callable[[int], float]:
+    """Return what tells the share of a file that has been read, when a record has been read from that place."""
+    if kind is FileFormat.parquet:  # It is not read from front to back.
+        import pyarrow.parquet as pq
+
+        rows = pq.read_metadata(plain).num_rows
+        plain.seek(0)
+        return lambda place: place / rows
+    size = os.fstat(plain.fileno()).st_size
+    return lambda _: plain.tell() / size
 
 
 def _lines(source: io.BufferedReader) -> Iterator[bytes]:

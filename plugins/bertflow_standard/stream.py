@@ -28,7 +28,7 @@ from bertflow.hookspecs import Part, Row, Sink
 from bertflow_standard.overflow import Fitter
 from bertflow_standard.progress import Progress
 
-PART_ROWS = 4096
+PART_ROWS = 1024
 USUAL_BATCH = 32
 PACKAGES = ("bertflow", "transformers", "torch", "tokenizers", "numpy")
 
@@ -89,11 +89,11 @@ def stream(
     """
     identity = identify(flow)
     clock = dict.fromkeys(("tokenizing", "forward", "writing"), 0.0)
-    progress = Progress(flow, identity["input"].get("rows"))
+    progress = Progress(flow)
     sink: Sink = flow.call("open_output", identity=identity)
     try:
         encode = functools.partial(_encode, flow, fitter, fields)
-        works = _works(flow, prepare(flow.rows()), sink.done, encode, clock)
+        works = _works(flow, prepare(flow.rows()), sink.done, encode, clock, progress)
         counts = _pump(flow, sink, works, compute, clock, progress)
         summary = _summary(counts, clock, progress)
         written = dict(sink.finish({**identity, "counts": counts, "notes": flow.notes}))
@@ -107,7 +107,7 @@ def stream(
 
 
 def identify(flow: Flow) -> dict[str, Any]:
-    """Return what decides the numbers of a run, as JSON has it: config, checkpoint, versions, threads."""
+    """Return what decides the numbers of a run, as JSON has it: config, checkpoint, versions, what they run on."""
     config: Any = OmegaConf.to_container(flow.config, resolve=True)
     versions = {}
     for name in PACKAGES:
@@ -119,15 +119,8 @@ def identify(flow: Flow) -> dict[str, Any]:
         "checkpoint": {"source": weights.source, "digests": dict(weights.digests)},
         "input": dict(flow.call("describe_input")) if flow.source != "rows" else {},
         "versions": versions,
-        "machine": _machine(),
+        "runtime": dict(flow.call("describe_runtime")),
     }
-
-
-def _machine() -> dict[str, Any]:
-    """Return what of this machine the last digit of a number may depend on."""
-    import torch
-
-    return {"threads": torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability()}
 
 
 def _pump(
@@ -153,7 +146,7 @@ def _pump(
 
     for part in sink.done:
         counts.update(part.counts)
-    progress.resume(counts)
+    progress.resume(len(sink.done), counts)
     pending: Future[None] | None = None
     with ThreadPoolExecutor(1) as writer:
         for part in flow.call("map_work", function=run, items=works):
@@ -161,7 +154,7 @@ def _pump(
                 pending.result()
             pending = writer.submit(keep, part)
             counts.update(part.counts)
-            progress.show(counts)
+            progress.finish(part.number, counts)
         if pending:
             pending.result()
     return dict(counts)
@@ -180,6 +173,7 @@ def _works(
     done: Sequence[Part],
     encode: Callable[[Sequence[Row], int, Work], None],
     clock: dict[str, float],
+    progress: Progress,
 ) -> Iterator[Work]:
     """Yield the parts that are still to be computed; those that are done are read and compared."""
     size = getattr(flow.settings["engine"], "part_rows", PART_ROWS)
@@ -195,6 +189,8 @@ def _works(
             _compare(work, done[number], first)
         else:
             encode(chunk, first, work)
+        tokens = sum(text.tokens for row in work.encoded for text in row)
+        progress.read(number, len(chunk), tokens, chunk[-1].get("read"))
         clock["tokenizing"] += time.perf_counter() - start
         if number >= len(done):
             yield work
@@ -218,7 +214,7 @@ def _digest(rows: Sequence[Row]) -> str:
     """Return a digest of what the rows hold, wherever they were read from."""
     summed = hashlib.blake2b(digest_size=16)
     for row in rows:
-        content = {name: value for name, value in row.items() if name != "place"}
+        content = {name: value for name, value in row.items() if name not in ("place", "read")}
         summed.update(repr(content).encode("utf-8", "surrogatepass"))
     return summed.hexdigest()
 

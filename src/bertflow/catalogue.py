@@ -47,6 +47,7 @@ GROUPS: Mapping[str, Group] = {
 OWNERS: Mapping[str, str] = {hook: name for name, group in GROUPS.items() for hook in group.owes} | {
     "describe_model": "model",
     "describe_input": "input",
+    "describe_runtime": "runtime",
     "run_rows": "runtime",
     "open_output": "output",
     "inspect_model": "model",

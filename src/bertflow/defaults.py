@@ -39,6 +39,12 @@ def describe_input() -> Mapping[str, Any]:
 
 
 @hookimpl(trylast=True)
+def describe_runtime() -> Mapping[str, Any]:
+    """Leave it to the config."""
+    return {}
+
+
+@hookimpl(trylast=True)
 def run_rows(flow: Flow, model: Any, rows: Sequence[Row], output: str, reduce: Callable[[Any], Any]) -> Sequence[Any]:
     """Run the rows in padded batches, sorted by length so that there is little padding."""
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]))

@@ -65,6 +65,8 @@ class Flow:
         self.config, self.choices = composition.config, composition.choices
         self.interactive = interactive
         self.notes: list[str] = []
+        self.watch: Callable[[int, int], None] | None = None
+        """Is told of rows and tokens as `run_rows` computes them."""
         self.settings: Mapping[str, Any] = composition.settings()
         self.catalogue = composition.catalogue
         self.source = f"input={self.choices.get('input')}" if rows is None else "rows"
@@ -209,7 +211,13 @@ class Flow:
 
     def run_rows(self, rows: Sequence[Row], output: str, reduce: Callable[[Any], Any]) -> Sequence[Any]:
         """Run rows of ids in any grouping; return what `reduce` gives for each row's output, in their order."""
-        results: Sequence[Any] = self.call("run_rows", model=self._placed, rows=rows, output=output, reduce=reduce)
+
+        def watched(states: Any) -> Any:
+            if self.watch:
+                self.watch(states.shape[0], states.shape[0] * states.shape[1])
+            return reduce(states)
+
+        results: Sequence[Any] = self.call("run_rows", model=self._placed, rows=rows, output=output, reduce=watched)
         if len(results) != len(rows):
             raise self._miscounted("run_rows", len(rows), len(results))
         return results

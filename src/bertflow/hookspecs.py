@@ -22,11 +22,12 @@ hookspec = HookspecMarker("bertflow")
 Row = Mapping[str, Any]
 """One input: `{"text": str}`, or `{"input_ids": list[int]}` with optional `attention_mask` and `token_type_ids`.
 
-It may carry an `id`, columns to `keep` (name -> value), and its `place`, (file, line). A row that cannot be read is
+It may carry an `id`, columns to `keep` (name -> value), its `place`, (file, line), and `read`: the share of the input
+that has been read with it, from 0 to 1, from which progress tells the time that is left. A row that cannot be read is
 `{"error": reason}`: it stops the run, or is left out and reported where `input.on_error=skip`.
 """
 
-CARRIED = ("id", "keep", "place")
+CARRIED = ("id", "keep", "place", "read")
 """What a row may carry along besides the model's inputs."""
 
 Batch = Mapping[str, Any]
@@ -240,6 +241,15 @@ def run_batch(flow: Flow, config: Any, model: Any, batch: Batch) -> Outputs:
     """Run the placed model on one batch. Owed by `runtime`; called by `Flow.forward`, mostly through the engine.
 
     Calls `forward` with arrays of its own type, or runs the model by itself. Returns numpy arrays, a row for each row.
+    """
+
+
+@hookspec(firstresult=True)
+def describe_runtime(flow: Flow, config: Any) -> Mapping[str, Any]:
+    """Say what, besides config and weights, decides the numbers: device, threads, batches. Optional, of `runtime`.
+
+    Called by streams, after the model was loaded: an interrupted run goes on only where this has not changed. Returns
+    what JSON can have.
     """
 
 

@@ -67,13 +67,20 @@ def check_run(flow: Flow) -> None:
 def read_rows(config: Config) -> Iterator[Row]:
     """Give one row after the other, each with its `place`: the file, and the number that the file's reader counts.
 
+    `read` is the share of all files that has been read with it, by their sizes.
+
     `text` is what the file holds, a text or not; so are `text_pair` and `id` where their columns are named, and `keep`
     maps each carried column to its value. A row that cannot be read has an `error` instead: the reason.
     """
-    for file in _files(config):
+    files = _files(config)
+    sizes = [file.stat().st_size if file else 0 for file in files]
+    before, total = 0, sum(sizes)
+    for file, size in zip(files, sizes, strict=True):
         name = str(file) if file else "stdin"
-        for number, record in read_records(file, _format(file, config), _columns(config)):
-            yield _row(config, record, (name, number))
+        for number, record, share in read_records(file, _format(file, config), _columns(config)):
+            row = _row(config, record, (name, number))
+            yield row if share is None else {**row, "read": (before + share * size) / total}
+        before += size
 
 
 def _row(config: Config, record: Record, place: tuple[str, int]) -> Row:
@@ -97,14 +104,8 @@ def _row(config: Config, record: Record, place: tuple[str, int]) -> Row:
 
 @hookimpl
 def describe_input(config: Config) -> Mapping[str, Any]:
-    """Tell the name and size of each file, by which a later run knows the same input, and the rows of Parquet files."""
-    import pyarrow.parquet as pq
-
-    files = [file for file in _files(config) if file]
-    described: dict[str, Any] = {"files": {str(file): file.stat().st_size for file in files}}
-    if files and all(_format(file, config) is FileFormat.parquet for file in files):
-        described["rows"] = sum(pq.read_metadata(file).num_rows for file in files)
-    return described
+    """Tell the name and size of each file, by which a later run knows the same input."""
+    return {"files": {str(file): file.stat().st_size for file in _files(config) if file}}
 
 
 def _columns(config: Config) -> Columns:

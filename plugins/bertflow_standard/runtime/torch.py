@@ -138,6 +138,18 @@ def _budget(config: Config) -> int:
 
 
 @hookimpl
+def describe_runtime(config: Config) -> Mapping[str, Any]:
+    """Tell what the settings came to on this machine; the last digit of a number may depend on each of them."""
+    import torch
+
+    device = _device(config.device)
+    kind = torch.backends.cpu.get_cpu_capability() if device == "cpu" else device
+    if device.startswith("cuda"):
+        kind = torch.cuda.get_device_name(device)
+    return {"device": device, "kind": kind, "threads": torch.get_num_threads(), "batch_tokens": _budget(config)}
+
+
+@hookimpl
 def make_batches(config: Config, rows: Iterable[Row], pad_token_id: int) -> Iterator[Batch]:
     """Fill batches in the order of the rows, each up to `batch_tokens` with its padding, and at least one row."""
     budget = _budget(config)
