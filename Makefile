@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint bench bench-embed clean
+.PHONY: run test lint bench bench-embed bench-stream clean
 
 run: $(VENV)/run
 	$(BIN)/python -m bertflow model=pretrained
@@ -20,6 +20,9 @@ bench-embed: $(VENV)/run
 	$(PYTHON) -m venv $(VENV)/fastembed
 	$(VENV)/fastembed/bin/pip install -q fastembed
 	$(BIN)/python benchmarks/embed.py --fastembed $(VENV)/fastembed/bin/python
+
+bench-stream: $(VENV)/run
+	$(BIN)/python benchmarks/stream.py
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .

@@ -229,6 +229,86 @@ def test_modules_that_are_no_embedders(
     assert said in refused.error
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("modules.json", lambda stages: [*stages, {"type": "sentence_transformers.models.Dense", "path": "3"}]),
+        ("1_Pooling/config.json", lambda _: {"pooling_mode": "weightedmean"}),
+    ],
+)
+def test_modules_are_left_out_on_request(name: str, change: Any, bertflow: Command, copied: Path, minilm: Path) -> None:
+    _edit(copied, name, change)
+    words = (f"model.checkpoint={copied}", "task.pooling=mean", "output.format=json", "output.values=true")
+    found = bertflow(*EMBED, *words, "input.ids=[[101,7592,102]]").json["outputs"]["embedding"]["values"]
+    np.testing.assert_allclose(found, plain(minilm, [101, 7592, 102]).mean(0)[None], atol=1e-5)
+
+
+@pytest.fixture
+def copied(minilm: Path, tmp_path: Path) -> Path:
+    """A copy of the MiniLM checkpoint that a test may edit."""
+    folder = tmp_path / "copied"
+    shutil.copytree(minilm, folder)
+    return folder
+
+
+SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+    "a prompt": {
+        "config_sentence_transformers.json": {"prompts": {"q": "Query: ", "d": "Text: "}, "default_prompt_name": "d"}
+    },
+    "prompts, none of them by default": {"config_sentence_transformers.json": {"prompts": {"q": "Query: "}}},
+    "lower case": {
+        "sentence_bert_config.json": {"do_lower_case": True},
+        "tokenizer_config.json": {"do_lower_case": False},
+    },
+    "a limit": {"sentence_bert_config.json": {"max_seq_length": 9}},
+    "the tokenizer's limit": {
+        "sentence_bert_config.json": {"max_seq_length": None},
+        "tokenizer_config.json": {"model_max_length": 7},
+    },
+    "pooling in the words of today": {
+        "1_Pooling/config.json": {"pooling_mode": "lasttoken", "pooling_mode_mean_tokens": None}
+    },
+    "all of it": {
+        "config_sentence_transformers.json": {"prompts": {"d": "Text: "}, "default_prompt_name": "d"},
+        "sentence_bert_config.json": {"do_lower_case": True, "max_seq_length": 12},
+        "1_Pooling/config.json": {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True},
+    },
+}
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_a_checkpoint_is_used_as_it_says(kind: str, copied: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    for name, values in SETTINGS[kind].items():
+        _edit(copied, name, lambda content, values=values: _merged(content, values))
+    if "lower" in kind or "all" in kind:  # Else the vocabulary's own tokenizer lowercases anyway.
+        _edit(copied, "tokenizer.json", lambda content: {**content, "normalizer": None})
+    texts = [*TEXTS, "ΣΊΣΥΦΟΣ İstanbul ẞ", "UPPER case " * 20]
+    reference = SentenceTransformer(str(copied), device="cpu")
+    result = bertflow.run(*EMBED, f"model.checkpoint={copied}", "task.overflow=truncate", rows=texts)
+    np.testing.assert_allclose(result.outputs["embedding"], reference.encode(texts), atol=1e-5)
+
+
+def _merged(content: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in {**content, **values}.items() if value is not None}
+
+
+def test_a_prompt_that_the_pooling_leaves_out(bertflow: Command, copied: Path) -> None:
+    _edit(copied, "1_Pooling/config.json", lambda config: {**config, "include_prompt": False})
+    words = (*EMBED, f"model.checkpoint={copied}")
+    assert bertflow(*words).code == 0
+    refused = bertflow(*words, "task.prompt='query: '")
+    assert refused.code == 2
+    assert "task.prompt" in refused.error
+    settings = {"prompts": {"d": "Text: "}, "default_prompt_name": "d"}
+    _edit(copied, "config_sentence_transformers.json", lambda config: {**config, **settings})
+    assert bertflow(*words).code == 2
+    assert bertflow(*words, "task.prompt=''").code == 0
+    _edit(copied, "config_sentence_transformers.json", lambda config: {**config, "default_prompt_name": "x"})
+    assert bertflow(*words).code == 3
+
+
 def test_pairs_are_scored_by_their_cosine(reference: Any) -> None:
     ones, others = ["a cat sits on a mat", "tax law"], ["the cat is sitting", "a cat sits on a mat"]
     rows = [{"text": one, "text_pair": other} for one, other in zip(ones, others, strict=True)]

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from bertflow.errors import ConfigError, InputError
+from bertflow.errors import CheckpointError, ConfigError, InputError
 from bertflow.flow import Flow
 from bertflow.hookspecs import Row
 from bertflow_standard.overflow import Fitter, Overflow, fitter
 from bertflow_standard.stream import Encoded
 
 TEXTS = ("text", "text_pair")
+STAGES = ("Transformer -> Pooling", "Transformer -> Pooling -> Normalize")
 
 
 class Pooling(Enum):
@@ -57,6 +58,7 @@ class Embedder:
     normalize: bool
     truncate_dim: int | None
     prompt: str
+    lower_case: bool
     max_tokens: int | None
     overflow: Overflow
     overlap: int
@@ -104,36 +106,63 @@ class Embedder:
         return states[:, 0] if self.pooling is Pooling.cls else states[:, -1]
 
     def prompted(self, rows: Iterable[Row]) -> Iterable[Row]:
-        """Put the prompt before each text."""
-        if not self.prompt:
+        """Put the prompt before each text, and lowercase it for a checkpoint that wants that."""
+        if not self.prompt and not self.lower_case:
             return rows
-        return ({**row, **{name: self.prompt + row[name] for name in TEXTS if _is_text(row, name)}} for row in rows)
+        return ({**row, **{name: self._prompted(row[name]) for name in TEXTS if name in row}} for row in rows)
 
+    def _prompted(self, text: Any) -> Any:
+        if not isinstance(text, str):  # The tokenizer's business.
+            return text
+        text = self.prompt + text
+        if not self.lower_case:
+            return text
+        from tokenizers.normalizers import Lowercase
 
-def _is_text(row: Row, name: str) -> bool:
-    return isinstance(row.get(name), str)
+        return Lowercase().normalize_str(
+            text
+        )  # sentence-transformers' own, which differs from Python's in some letters
 
 
 def settle(flow: Flow, settings: Embedding) -> Embedder:
     """Answer what the settings leave open from the checkpoint's own files, before torch is imported.
 
     Raises:
-        ConfigError: neither they nor the checkpoint name a pooling; or texts are cut to more than the vectors' width.
+        ConfigError: neither they nor the checkpoint name a pooling; or its pooling leaves a prompt out.
+        CheckpointError: the checkpoint's own way is one that bertflow does not know, and the settings name no other.
     """
     known: Mapping[str, Any] = flow.call("inspect_model")
+    if settings.pooling is None:
+        _refuse_unknown_modules(known)
     pooling = settings.pooling or known.get("pooling")
     if pooling is None:
         where = f"task.pooling, for {known.get('checkpoint', 'model=' + str(flow.choices['model']))}"
         fix = "add task.pooling=mean (usual for sentence embedders) or cls (usual for BGE and the like), max or last"
         raise ConfigError("the checkpoint names no pooling", where, fix)
+    prompt = (known.get("prompt") or "") if settings.prompt is None else settings.prompt
+    if prompt and not known.get("pools_prompt", True):
+        fix = "bertflow pools over all tokens: add task.prompt='' to embed the texts alone"
+        raise ConfigError("the checkpoint's pooling leaves the prompt out", f"task.prompt={prompt}", fix)
     own = known.get("normalize") if settings.pooling is None else False
     limits = [value for value in (settings.max_tokens, known.get("max_tokens")) if value is not None]
     return Embedder(
         Pooling(pooling),
         bool(own if settings.normalize is None else settings.normalize),
         settings.truncate_dim,
-        settings.prompt or "",
+        prompt,
+        bool(known.get("lower_case")),
         settings.max_tokens if settings.max_tokens is not None else min(limits, default=None),
         settings.overflow,
         settings.overlap,
     )
+
+
+def _refuse_unknown_modules(known: Mapping[str, Any]) -> None:
+    stages, pooling = known.get("modules"), known.get("pooling")
+    path = f"{known.get('folder')}/modules.json"
+    if stages is not None and stages not in STAGES:
+        fix = f"bertflow knows {STAGES[1]}; choose task.pooling and task.normalize to leave the others out"
+        raise CheckpointError("modules are not those of an embedder", f"{path}: {stages}", fix)
+    if stages is not None and pooling not in Pooling.__members__:
+        fix = f"choose task.pooling yourself: {', '.join(Pooling.__members__)}"
+        raise CheckpointError("pooling is not one that bertflow knows", f"{path}: {pooling}", fix)

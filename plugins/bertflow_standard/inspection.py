@@ -143,7 +143,15 @@ def _embedding(checkpoint: Checkpoint) -> dict[str, Any]:
     modules = sentence_modules(checkpoint)
     if modules is None:
         return {"pooling": None, "normalize": None, "max_tokens": None}
-    return {"pooling": modules.pooling, "normalize": modules.normalize, "max_tokens": modules.longest}
+    return {
+        "pooling": modules.pooling,
+        "normalize": modules.normalize,
+        "max_tokens": modules.longest,
+        "modules": modules.stages,
+        "prompt": modules.prompt or None,
+        "pools_prompt": modules.pools_prompt,
+        "lower_case": modules.lower_case,
+    }
 
 
 def _tokenizer(checkpoint: Checkpoint) -> str | None:

@@ -19,48 +19,64 @@ POOLING = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_max_tokens": "max",
     "pooling_mode_lasttoken": "last",
+    "lasttoken": "last",
 }
-STAGES = ("Transformer", "Pooling", "Normalize")
+"""The names of today and of older checkpoints -> bertflow's."""
+NO_LIMIT = 1 << 30
+"""Tokenizers that know no limit give a far larger number."""
 
 
 @dataclass(frozen=True)
 class SentenceModules:
-    """How a checkpoint pools, whether it normalises, and the longest row in tokens that it was made for, if it says."""
+    """What a checkpoint says of its embeddings, in its own words; whether bertflow can do it is for the task to tell.
 
-    pooling: str
-    normalize: bool
-    longest: int | None = None
-    prompts: Mapping[str, str] | None = None
+    `stages` are those of `modules.json`, such as `Transformer -> Pooling -> Normalize`; `longest` is the longest row in
+    tokens that it was made for; `prompt` stands before each text where the user names none, and with `pools_prompt`
+    false its tokens are left out of the pooling; with `lower_case` texts are lowercased first.
+    """
+
+    stages: str
+    pooling: str | None
+    longest: int | None
+    prompt: str
+    pools_prompt: bool
+    lower_case: bool
+
+    @property
+    def normalize(self) -> bool:
+        """Whether vectors are made length 1."""
+        return self.stages.endswith("Normalize")
 
 
 def sentence_modules(checkpoint: Checkpoint) -> SentenceModules | None:
     """Read them; None for a checkpoint that has none.
 
     Raises:
-        CheckpointError: a file is damaged, leads outside the checkpoint, or asks for what bertflow does not do.
+        CheckpointError: a file is damaged, or leads outside the checkpoint.
     """
-    path = checkpoint.folder / "modules.json"
+    folder = checkpoint.folder
+    path = folder / "modules.json"
     if not path.is_file():
         return None
     stages = read_json(path)
-    known = isinstance(stages, list) and all(isinstance(stage, dict) for stage in stages)
-    kinds = [str(stage.get("type", "")).rpartition(".")[2] for stage in stages] if known else []
-    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        found = " -> ".join(kinds) or "no stages"
-        fix = f"bertflow knows {' -> '.join(STAGES)}; choose task.pooling and task.normalize to leave the file out"
-        raise CheckpointError("modules are not those of an embedder", f"{path}: {found}", fix)
-    limits = _optional(checkpoint.folder / "sentence_bert_config.json")
-    longest = limits.get("max_seq_length")
-    prompts = _optional(checkpoint.folder / "config_sentence_transformers.json").get("prompts")
+    if not stages or not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
+        raise CheckpointError("no stages of an embedder", str(path), "restore or download the file again")
+    kinds = [str(stage.get("type", "")).rpartition(".")[2] for stage in stages]
+    pooling = next((_pooling(folder, stage) for stage in stages if str(stage.get("type")).endswith("Pooling")), {})
+    settings = _optional(folder / "sentence_bert_config.json")
+    limits = settings.get("max_seq_length"), _optional(folder / "tokenizer_config.json").get("model_max_length")
     return SentenceModules(
-        _pooling(checkpoint.folder, stages[1]),
-        "Normalize" in kinds,
-        longest if type(longest) is int and longest > 0 else None,
-        {str(name): str(text) for name, text in prompts.items()} if isinstance(prompts, dict) else None,
+        " -> ".join(kinds),
+        _mode(pooling),
+        next((limit for limit in limits if type(limit) is int and 0 < limit < NO_LIMIT), None),
+        _prompt(folder / "config_sentence_transformers.json"),
+        bool(pooling.get("include_prompt", True)),
+        bool(settings.get("do_lower_case", False)),
     )
 
 
-def _pooling(folder: Path, stage: Mapping[str, Any]) -> str:
+def _pooling(folder: Path, stage: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the config of the pooling."""
     name = str(stage.get("path", ""))
     if not name or Path(name).name != name:
         where = f"{folder / 'modules.json'}: {name or 'no path'}"
@@ -68,13 +84,27 @@ def _pooling(folder: Path, stage: Mapping[str, Any]) -> str:
     path = folder / name / "config.json"
     if not path.is_file():
         raise CheckpointError("pooling has no config", str(path), "restore it, or download the checkpoint again")
+    return _optional(path)
+
+
+def _mode(config: Mapping[str, Any]) -> str | None:
+    """Return the pooling in bertflow's words, another one in the checkpoint's own, several with a plus."""
+    mode = config.get("pooling_mode")
+    named = [key for key, value in config.items() if key.startswith("pooling_mode_") and value]
+    modes = named if mode is None else mode if isinstance(mode, list) else [mode]
+    return " + ".join(POOLING.get(str(name), str(name)) for name in modes) or None
+
+
+def _prompt(path: Path) -> str:
+    """Return the prompt that the checkpoint uses by default."""
     config = _optional(path)
-    chosen = [key for key, value in config.items() if key.startswith("pooling_mode_") and value]
-    mode = config.get("pooling_mode", POOLING.get(chosen[0], chosen[0]) if len(chosen) == 1 else " + ".join(chosen))
-    if mode not in POOLING.values():
-        fix = f"choose task.pooling yourself: {', '.join(POOLING.values())}"
-        raise CheckpointError("pooling is not one that bertflow knows", f"{path}: {mode or 'none'}", fix)
-    return str(mode)
+    name, prompts = config.get("default_prompt_name"), config.get("prompts")
+    if name is None:
+        return ""
+    prompt = prompts.get(name) if isinstance(prompts, dict) else None
+    if not isinstance(prompt, str):
+        raise CheckpointError("default prompt is not among the prompts", f"{path}: {name}", "mend or remove its name")
+    return prompt
 
 
 def _optional(path: Path) -> Mapping[str, Any]:

@@ -261,6 +261,7 @@ def run_rows(
 
     `reduce` takes that output of equally long rows, without padding, as an array of shape [rows, tokens, width], and
     gives an array of shape [rows, ...]. Returns what it gives for each row, as numpy arrays in the order of the rows.
+    Progress is told whenever `reduce` is called.
     """
 
 
