@@ -4,10 +4,9 @@
 
 The texts are the docstrings of Python's standard library, each once: real prose of real lengths, which needs no
 download. The weights are MiniLM's, all in float32. Each way is a process that loads its model once and is warmed up;
-then they run in turn, round by round, so that a drift of the machine hits all alike. bertflow alone loads its model in
-every round, checks its digest, reads a file, and writes Parquet with ledger and receipt; the others get the texts in
-memory and keep the vectors there. Prints a table of ratios, each the median over the rounds, and writes
-docs/embed.svg.
+then they run in turn, round by round, so that a drift of the machine hits all alike. bertflow alone reads a file and
+writes Parquet with ledger and receipt; the others get the texts in memory and keep the vectors there. Prints a table
+of ratios, each the median over the rounds, and writes docs/embed.svg.
 
 fastembed needs an older huggingface_hub than transformers 5: give the Python of an environment of its own.
 """
@@ -104,15 +103,18 @@ model = TextEmbedding("sentence-transformers/all-MiniLM-L6-v2", specific_model_p
 run = lambda texts: np.stack(list(model.embed(texts, batch_size=32)))
 """,
     OURS: """
-import bertflow, pyarrow.parquet
+import pyarrow.parquet
+from bertflow.config import catalogue, compose_run
+from bertflow.flow import Flow
 source, target = onnx + ".texts.jsonl", onnx + ".vectors.parquet"
 words = ("model=pretrained", "task=embed", "task.overflow=truncate", "input=file", f"input.path={source}",
          "output=file", f"output.path={target}", "output.overwrite=true")
+flow = Flow(compose_run(words, catalogue()))
 def run(texts):
     with open(source, "w") as file:
         for text in texts:
             print(json.dumps({"text": text}), file=file)
-    bertflow.run(*words)
+    flow.run()
     return np.stack(pyarrow.parquet.read_table(target)["embedding"].to_numpy(zero_copy_only=False))
 """,
     LIMIT: """

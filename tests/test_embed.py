@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bertflow
+import bertflow as package
 from conftest import TINY, Command, MakeCheckpoint
 
 EMBED = ("model=pretrained", "task=embed")
@@ -238,8 +239,9 @@ def test_modules_that_are_no_embedders(
 )
 def test_modules_are_left_out_on_request(name: str, change: Any, bertflow: Command, copied: Path, minilm: Path) -> None:
     _edit(copied, name, change)
-    words = (f"model.checkpoint={copied}", "task.pooling=mean", "output.format=json", "output.values=true")
-    found = bertflow(*EMBED, *words, "input.ids=[[101,7592,102]]").json["outputs"]["embedding"]["values"]
+    own = (f"model.checkpoint={copied}", "task.pooling=mean", "task.normalize=false")
+    shown = ("output.format=json", "output.values=true")
+    found = bertflow(*EMBED, *own, *shown, "input.ids=[[101,7592,102]]").json["outputs"]["embedding"]["values"]
     np.testing.assert_allclose(found, plain(minilm, [101, 7592, 102]).mean(0)[None], atol=1e-5)
 
 
@@ -251,7 +253,7 @@ def copied(minilm: Path, tmp_path: Path) -> Path:
     return folder
 
 
-SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+SETTINGS: dict[str, dict[str, dict[str, Any] | None]] = {
     "a prompt": {
         "config_sentence_transformers.json": {"prompts": {"q": "Query: ", "d": "Text: "}, "default_prompt_name": "d"}
     },
@@ -264,6 +266,10 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "the tokenizer's limit": {
         "sentence_bert_config.json": {"max_seq_length": None},
         "tokenizer_config.json": {"model_max_length": 7},
+    },
+    "an older name": {
+        "sentence_bert_config.json": None,
+        "sentence_roberta_config.json": {"max_seq_length": 9},
     },
     "pooling in the words of today": {
         "1_Pooling/config.json": {"pooling_mode": "lasttoken", "pooling_mode_mean_tokens": None}
@@ -281,7 +287,12 @@ def test_a_checkpoint_is_used_as_it_says(kind: str, copied: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
     for name, values in SETTINGS[kind].items():
-        _edit(copied, name, lambda content, values=values: _merged(content, values))
+        if values is None:
+            (copied / name).unlink()
+        elif not (copied / name).exists():
+            (copied / name).write_text(json.dumps(values))
+        else:
+            _edit(copied, name, lambda content, values=values: _merged(content, values))
     if "lower" in kind or "all" in kind:  # Else the vocabulary's own tokenizer lowercases anyway.
         _edit(copied, "tokenizer.json", lambda content: {**content, "normalizer": None})
     texts = [*TEXTS, "ΣΊΣΥΦΟΣ İstanbul ẞ", "UPPER case " * 20]
@@ -307,6 +318,56 @@ def test_a_prompt_that_the_pooling_leaves_out(bertflow: Command, copied: Path) -
     assert bertflow(*words, "task.prompt=''").code == 0
     _edit(copied, "config_sentence_transformers.json", lambda config: {**config, "default_prompt_name": "x"})
     assert bertflow(*words).code == 3
+
+
+def test_a_row_without_token_types_shares_a_pass_with_one_that_has_them(minilm: Path) -> None:
+    rows = [{"input_ids": [101, 7592, 102], "token_type_ids": [1, 1, 1]}, {"input_ids": [101, 4658, 1012, 102]}]
+    found = bertflow.run(*EMBED, "task.normalize=false", rows=rows).outputs["embedding"]
+    model = transformers.AutoModel.from_pretrained(minilm)
+    with torch.inference_mode():
+        for vector, row in zip(found, rows, strict=True):
+            states = model(**{name: torch.tensor([values]) for name, values in row.items()}).last_hidden_state[0]
+            np.testing.assert_allclose(vector, states.mean(0), atol=1e-5)
+
+
+def test_a_pooling_that_is_named_keeps_the_checkpoint_s_norm() -> None:
+    named = bertflow.run(*EMBED, "task.pooling=mean", rows=TEXTS[:2]).outputs["embedding"]
+    np.testing.assert_array_equal(named, bertflow.run(*EMBED, rows=TEXTS[:2]).outputs["embedding"])
+
+
+def test_rows_carry_what_they_like_but_all_the_same() -> None:
+    rows = [{"text": "one", "id": "a", "keep": {"tags": [1]}}, {"text": "two", "id": "b", "keep": {"tags": [1, 2]}}]
+    outputs = bertflow.run(*EMBED, "engine.part_rows=1", rows=rows).outputs
+    assert outputs["tags"].tolist() == [[1], [1, 2]]
+    assert outputs["id"].tolist() == ["a", "b"]
+    for part_rows in (1, 2):
+        with pytest.raises(bertflow.InputError, match="different columns"):
+            bertflow.run(*EMBED, f"engine.part_rows={part_rows}", rows=[*rows[:1], {"text": "two"}])
+
+
+def test_text_columns_as_json(bertflow: Command, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "one", "key": "a"}\n')
+    words = (*EMBED, "input=file", f"input.path={tmp_path / 'rows.jsonl'}", "input.id_column=key")
+    document = bertflow(*words, "output.format=json", "output.values=true").json
+    assert document["outputs"]["id"]["values"] == ["a"]
+
+
+def test_a_second_text_is_not_dropped(bertflow: Command) -> None:
+    refused = bertflow(*EMBED, "input=texts", "input.texts=[one]", "input.pairs=[two]")
+    assert refused.code == 2
+    assert "task=similarity" in refused.error
+    with pytest.raises(package.InputError, match="second text"):
+        package.run(*EMBED, rows=[{"text": "one", "text_pair": "two"}])
+
+
+def test_ids_are_cut_without_a_tokenizer(bertflow: Command, checkpoint: MakeCheckpoint) -> None:
+    model = ("model=auto", f"model.checkpoint={checkpoint('bert')}")
+    words = (*model, "task=embed", "task.pooling=last", "task.max_tokens=2", "output.format=json")
+    run = bertflow(*words, "task.overflow=truncate", "input.ids=[[5,6,7]]", "output.values=true")
+    assert run.json["report"]["truncated"] == 1
+    assert "without regard" in run.err
+    expected = plain(checkpoint("bert"), [5, 6])[-1]
+    np.testing.assert_allclose(run.json["outputs"]["embedding"]["values"], expected[None], atol=1e-5)
 
 
 def test_pairs_are_scored_by_their_cosine(reference: Any) -> None:

@@ -154,14 +154,14 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def test_compressed_files(data: Path) -> None:
-    for name in ("a.jsonl", "a.csv", "a.tsv", "stream.arrow"):
+    for name in ("a.jsonl", "a.csv", "a.tsv", "a.parquet", "a.arrow", "stream.arrow"):
         plain = write(data / name).read_bytes()
         for suffix, pack in PACKERS.items():
             (data / f"{name}{suffix}").write_bytes(pack(plain))
     read_from: dict[str, list[str]] = {}
     for row in read(data):
         read_from.setdefault(Path(row["place"][0]).name, []).append(row["text"])
-    assert len(read_from) == 20
+    assert len(read_from) == 30
     assert all(found == TEXTS for found in read_from.values())
 
 
@@ -263,6 +263,18 @@ def test_stdin_that_has_nothing_to_say(shell: Command) -> None:
     refused = shell("model=pretrained", "input=file", "input.path=-", "input.format=jsonl")
     assert refused.code == 4
     assert "empty batch" in refused.error
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes are POSIX")
+@pytest.mark.parametrize("name", NAMES)
+def test_every_format_through_a_pipe(name: str, data: Path) -> None:
+    content = write(data / name).read_bytes()
+    (data / name).unlink()
+    os.mkfifo(data / name)
+    writer = threading.Thread(target=(data / name).write_bytes, args=(content,))
+    writer.start()
+    assert texts(data / name) == TEXTS
+    writer.join()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="named pipes are POSIX")

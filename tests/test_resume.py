@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -177,6 +178,72 @@ def test_another_checkpoint_does_not_go_on(
     refused = forked(*words)
     assert refused.code == 2
     assert "model.safetensors" in refused.error
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "said"),
+    [
+        ("1_Pooling/config.json", {"pooling_mode": "mean"}, {"pooling_mode": "cls"}, "settled.pooling: mean -> cls"),
+        ("sentence_bert_config.json", {}, {"max_seq_length": 64}, "settled.max_tokens: None -> 64"),
+    ],
+)
+def test_what_the_checkpoint_says_of_embeddings_counts(
+    name: str, before: Any, after: Any, said: str, words: tuple[str, ...], readable: Path, forked: Fork, tmp_path: Path
+) -> None:
+    copied = tmp_path / "copy"
+    shutil.copytree(readable, copied)
+    (copied / "1_Pooling").mkdir()
+    stages = [{"type": "Transformer", "path": ""}, {"type": "Pooling", "path": "1_Pooling"}]
+    files = {"modules.json": stages, "1_Pooling/config.json": {"pooling_mode": "mean"}, name: before}
+    for path, content in files.items():
+        (copied / path).write_text(json.dumps(content))
+    own = [word for word in words if not word.startswith(("model.checkpoint", "task.pooling"))]
+    own.append(f"model.checkpoint={copied}")
+    _interrupt(tuple(own), forked, tmp_path)
+    (copied / name).write_text(json.dumps(after))
+    refused = forked(*own)
+    assert refused.code == 2
+    assert said in refused.error
+    (copied / name).write_text(json.dumps(before))
+    assert forked(*own).code == 0
+    receipt = json.loads((tmp_path / "out/vectors.parquet.receipt.json").read_text())
+    assert receipt["settled"]["pooling"] == "mean"
+
+
+def test_another_number_of_threads_does_not_go_on(
+    words: tuple[str, ...], shell: Command, forked: Fork, tmp_path: Path
+) -> None:
+    _interrupt(words, forked, tmp_path)
+    refused = shell(*words, env={"OMP_NUM_THREADS": "2"})
+    assert refused.code == 2
+    assert "runtime.threads: 1 -> 2" in refused.err
+    assert forked(*words).code == 0
+
+
+@pytest.mark.parametrize("bad", [7, ROWS])
+def test_parts_without_a_row(bad: int, words: tuple[str, ...], forked: Fork, tmp_path: Path) -> None:
+    lines = (tmp_path / "rows.jsonl").read_text().splitlines()
+    lines[:bad] = [json.dumps({"text": None, "key": f"k{number}", "note": number}) for number in range(bad)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    run = forked(*[word.replace("vectors.parquet", "vectors.npz") for word in words])
+    if bad == ROWS:
+        assert run.code == 4
+        assert "no row is left" in run.error
+        return
+    assert run.code == 0, run.err
+    with np.load(tmp_path / "out/vectors.npz") as arrays:
+        assert arrays["note"].tolist() == [number for number in range(bad, ROWS) if number != 31]
+        assert arrays["truncated"].dtype == bool
+
+
+@pytest.mark.parametrize("value", [10**30, "\ud800", [1, "a"]])
+def test_a_value_that_cannot_be_stored(value: Any, words: tuple[str, ...], forked: Fork, tmp_path: Path) -> None:
+    lines = (tmp_path / "rows.jsonl").read_text().splitlines()
+    lines[3] = json.dumps({"text": "hello", "key": "k3", "note": value})
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    refused = forked(*words)
+    assert refused.code == 4
+    assert "note" in refused.error
 
 
 def test_an_existing_file_is_replaced_only_on_request(words: tuple[str, ...], forked: Fork, tmp_path: Path) -> None:

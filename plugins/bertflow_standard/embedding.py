@@ -7,7 +7,7 @@ The vectors are those of sentence-transformers: the last hidden states, pooled o
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
@@ -62,6 +62,10 @@ class Embedder:
     max_tokens: int | None
     overflow: Overflow
     overlap: int
+
+    def settled(self) -> dict[str, Any]:
+        """Return all of it, as JSON has it."""
+        return {name: value.value if isinstance(value, Enum) else value for name, value in asdict(self).items()}
 
     def fitter(self, flow: Flow) -> Fitter:
         """Return what makes rows fit the model."""
@@ -143,15 +147,14 @@ def settle(flow: Flow, settings: Embedding) -> Embedder:
     if prompt and not known.get("pools_prompt", True):
         fix = "bertflow pools over all tokens: add task.prompt='' to embed the texts alone"
         raise ConfigError("the checkpoint's pooling leaves the prompt out", f"task.prompt={prompt}", fix)
-    own = known.get("normalize") if settings.pooling is None else False
-    limits = [value for value in (settings.max_tokens, known.get("max_tokens")) if value is not None]
+    own = known.get("normalize") if known.get("modules") in STAGES else False
     return Embedder(
         Pooling(pooling),
         bool(own if settings.normalize is None else settings.normalize),
         settings.truncate_dim,
         prompt,
         bool(known.get("lower_case")),
-        settings.max_tokens if settings.max_tokens is not None else min(limits, default=None),
+        known.get("max_tokens") if settings.max_tokens is None else settings.max_tokens,
         settings.overflow,
         settings.overlap,
     )

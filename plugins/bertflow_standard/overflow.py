@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from bertflow.errors import ConfigError, InputError
+from bertflow.errors import CheckpointError, ConfigError, InputError
 from bertflow.flow import Flow
 from bertflow.hookspecs import Row
 
@@ -78,15 +78,26 @@ def fitter(flow: Flow, limit: int | None, policy: Overflow, overlap: int) -> Fit
     limits = [value for value in (limit, longest) if value is not None]
     if policy is Overflow.error or not limits:
         return Fitter(min(limits, default=None), policy, overlap)
-    # What stands around the text is what an empty text and one of a letter have in common.
-    empty, letter = (row["input_ids"] for row in flow.tokenize([{"text": ""}, {"text": "a"}], 0))
-    before = _common(empty, letter)
-    behind = min(_common(empty[::-1], letter[::-1]), len(empty) - before)
+    before, behind = _affixes(flow)
     room = min(limits) - before - behind
     if room < 1 or (policy is Overflow.window and overlap >= room):
         where = f"task.max_tokens={limit}, task.overlap={overlap}, {before + behind} special tokens"
         raise ConfigError("windows have no room to advance", where, "take a larger max_tokens or a smaller overlap")
     return Fitter(min(limits), policy, overlap, before, behind)
+
+
+def _affixes(flow: Flow) -> tuple[int, int]:
+    """Return how many special tokens stand before a text and behind it."""
+    try:
+        # What stands around the text is what an empty text and one of a letter have in common.
+        empty, letter = (row["input_ids"] for row in flow.tokenize([{"text": ""}, {"text": "a"}], 0))
+    except InputError:  # An empty text has no token: there are none.
+        return 0, 0
+    except (ConfigError, CheckpointError):  # A text would end the run; ids do not need a tokenizer.
+        flow.note("there is no tokenizer that knows special tokens: rows of ids are cut without regard to them")
+        return 0, 0
+    before = _common(empty, letter)
+    return before, min(_common(empty[::-1], letter[::-1]), len(empty) - before)
 
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:

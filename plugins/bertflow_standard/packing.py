@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import itertools
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,9 @@ from bertflow.hookspecs import Row
 from bertflow_standard.transformers_model import TransformersModel
 
 ATTENTION = "bertflow_packed"
+LEAST_TOKENS = 256
+"""Of a packed row that a thread takes alone: a product of fewer is left to all threads."""
+
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 """How far the packed numbers may be from the padded ones, as a multiple of their mean size."""
 
@@ -69,12 +73,16 @@ class Packed:
         return 0 not in row["attention_mask"] and not padded
 
     def run(self, flow: Flow, rows: Sequence[Row], budget: int, output: str, reduce: Callable[[Any], Any]) -> list[Any]:
-        """Run rows in packed rows of up to `budget` tokens; see the hook `run_rows`."""
+        """Run rows in packed rows of up to `budget` tokens; see the hook `run_rows`.
+
+        On a CPU each thread takes packed rows of its own: that keeps the cores busier than all at one product.
+        """
         import torch
 
         results: list[Any] = [None] * len(rows)
-        with torch.inference_mode():
-            for places in _packs([len(row["input_ids"]) for row in rows], budget):
+
+        def compute(places: Sequence[int]) -> None:
+            with torch.inference_mode():
                 batch, runs = self._batch([rows[place] for place in places])
                 states = flow.call("forward", model=self.model, batch={**batch, "runs": runs})[output][0]
                 place = iter(places)
@@ -82,13 +90,24 @@ class Packed:
                     reduced = reduce(_float(states[run.start : run.stop].view(run.rows, run.length, -1)))
                     for row in reduced.cpu().numpy():
                         results[next(place)] = row
+
+        lengths = [len(row["input_ids"]) for row in rows]
+        threads = torch.get_num_threads() if self.device == "cpu" else 1
+        if sum(lengths) < threads * LEAST_TOKENS:
+            threads = 1
+        packs = list(_packs(lengths, min(budget, -(-sum(lengths) // threads))))
+        if 1 < threads <= len(packs):
+            _on_threads(compute, packs, threads)
+        else:
+            for places in packs:
+                compute(places)
         return results
 
     def _batch(self, rows: Sequence[Row]) -> tuple[dict[str, Any], list[Run]]:
         import torch
 
         def flat(name: str) -> Any:
-            values = itertools.chain.from_iterable(row[name] for row in rows)
+            values = itertools.chain.from_iterable(row.get(name) or [0] * len(row["input_ids"]) for row in rows)
             return torch.tensor(list(values), dtype=torch.long, device=self.device)[None]
 
         runs: list[Run] = []
@@ -98,7 +117,7 @@ class Packed:
             start = runs[-1].stop
         positions = [torch.arange(self.offset, self.offset + run.length).repeat(run.rows) for run in runs]
         batch = {"input_ids": flat("input_ids"), "position_ids": torch.cat(positions).to(self.device)[None]}
-        if all("token_type_ids" in row for row in rows):
+        if any("token_type_ids" in row for row in rows):
             batch["token_type_ids"] = flat("token_type_ids")
         return batch, runs
 
@@ -156,6 +175,18 @@ def _packs(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         tokens += lengths[place]
     if pack:
         yield pack
+
+
+def _on_threads(function: Callable[[Any], None], items: Iterable[Any], threads: int) -> None:
+    """Apply the function to each item, on so many threads that use one core each."""
+    import torch
+
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            for _ in pool.map(function, items):
+                pass
+        finally:
+            torch.set_num_threads(threads)  # What the workers set would be the number of threads to come, too.
 
 
 def _float(states: Any) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,7 +39,9 @@ class Progress:
         self._parts_before = self._tokens_before = 0
         self._share_before = self._share_done = 0.0
         self._rows_now = self._tokens_now = 0
+        self._lock = threading.Lock()
         self._interactive, self._bar = flow.interactive, self._open_bar() if flow.interactive else None
+        self._flow = flow
         flow.watch = self.advance
 
     def _open_bar(self) -> Any:
@@ -76,7 +80,7 @@ class Progress:
         """Begin behind the parts that an interrupted run has done."""
         self._counts, self._parts_before, self._tokens_before = counts, parts, counts["tokens"]
         if parts and self._interactive:
-            print(f"resuming behind {counts['rows'] + counts['rejected']:,} rows", file=sys.stderr)
+            self._print(f"resuming behind {counts['rows'] + counts['rejected']:,} rows")
 
     def read(self, part: int, rows: int, tokens: int, share: float | None) -> None:
         """Note what a part has, and the share of the input that has been read with it; None where it is not known."""
@@ -86,10 +90,11 @@ class Progress:
             self._waiting[part] = _Waiting(rows, tokens, share)
 
     def advance(self, rows: int, tokens: int) -> None:
-        """Note what has been computed of the part that is first in line."""
-        self._rows_now += rows
-        self._tokens_now += tokens
-        self._show()
+        """Note what has been computed of the part that is first in line; several threads may."""
+        with self._lock:
+            self._rows_now += rows
+            self._tokens_now += tokens
+            self._show()
 
     def finish(self, part: int, counts: Mapping[str, int]) -> None:
         """Note that a part is done, and what has been counted so far."""
@@ -105,7 +110,11 @@ class Progress:
                 share = self._share()
                 self._bar.update(0, description=self._line(), completed=share, total=None if share is None else 1.0)
             else:
-                print(self._line(), file=sys.stderr)
+                self._print(self._line())
+
+    def _print(self, line: str) -> None:
+        with contextlib.suppress(OSError):  # Nobody reads stderr any more; the work goes on.
+            print(line, file=sys.stderr)
 
     def _line(self) -> str:
         counts = self._counts
@@ -132,6 +141,7 @@ class Progress:
         return self._share_done + (part.share - self._share_done) * min(1, self._tokens_now / (part.tokens or 1))
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Take the bar away, and watch no more."""
+        self._flow.watch = None
         if self._bar:
             self._bar.stop()

@@ -5,12 +5,10 @@ A record comes with its place, counted from 1: the line of a text file on which 
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from bertflow.errors import InputError, did_you_mean
+from bertflow_standard.opening import BUFFER, COMPRESSIONS, opened, seekable
 from bertflow_standard.process import Borrowed
 
 
@@ -37,7 +36,6 @@ SUFFIXES = {f".{kind.value}": kind for kind in FileFormat} | {
     ".ndjson": FileFormat.jsonl,
     ".feather": FileFormat.arrow,
 }
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}
 
 Record = Mapping[str, Any] | str
 """Column -> value, or the reason why the record cannot be read."""
@@ -47,7 +45,6 @@ Records = Iterator[tuple[int, Record]]
 
 _NO_TEXT = "not UTF-8"
 
-_BUFFER = 1 << 20
 _BATCH_ROWS = 1024
 """Rows of parquet or Arrow that are Python objects at one time."""
 
@@ -88,8 +85,8 @@ def read_records(file: Path | None, kind: FileFormat, columns: Columns) -> Itera
     """
     name = str(file) if file else "stdin"
     try:
-        with _opened(file) as (source, plain):
-            share = _share(plain, kind) if file and plain.seekable() else lambda _: None
+        with opened(file) as (source, plain):
+            share = _share(plain, kind, source is plain) if file and plain.seekable() else lambda _: None
             for place, record in _READERS[kind](source, name, columns):
                 yield place, record, share(place)
     except (OSError, ValueError, LookupError, MemoryError, NotImplementedError) as error:  # pyarrow, on damaged bytes
@@ -100,31 +97,9 @@ def read_records(file: Path | None, kind: FileFormat, columns: Columns) -> Itera
         raise InputError(f"file cannot be read ({reason})", name, fix) from error
 
 
-@contextlib.contextmanager
-def _opened(file: Path | None) -> Iterator[tuple[io.BufferedReader, io.BufferedReader]]:
-    """Open a file, or stdin for None; gives the bytes to read, and those of the file, which may be compressed."""
-    if file is None:
-        stdin = getattr(sys.stdin, "buffer", None)
-        if stdin is None:
-            raise InputError("stdin is closed", "input.path=-", "pipe the rows in, or name a file")
-        yield stdin, stdin
-        return
-    compression = COMPRESSIONS.get(file.suffix.lower())
-    with file.open("rb") as plain:
-        if compression is None:
-            yield plain, plain
-            return
-        if not plain.peek(1):  # pyarrow takes this for a file without rows; no compressor writes it.
-            raise InputError("compressed file is empty", str(file), "make it anew")
-        import pyarrow as pa
-
-        with io.BufferedReader(pa.CompressedInputStream(plain, compression), _BUFFER) as unpacked:
-            yield unpacked, plain
-
-
-def _share(plain: io.BufferedReader, kind: FileFormat) -> Callable[[int], float]:
+def _share(plain: io.BufferedReader, kind: FileFormat, is_plain: bool) -> Callable[[int], float]:
     """Return what tells the share of a file that has been read, when a record has been read from that place."""
-    if kind is FileFormat.parquet:  # It is not read from front to back.
+    if kind is FileFormat.parquet and is_plain:  # It is not read from front to back.
         import pyarrow.parquet as pq
 
         rows = pq.read_metadata(plain).num_rows
@@ -236,10 +211,11 @@ def _read_tsv(source: io.BufferedReader, name: str, columns: Columns) -> Records
 def _read_parquet(source: io.BufferedReader, name: str, columns: Columns) -> Records:
     import pyarrow.parquet as pq
 
-    # The buffer lets a column come page by page; without it a whole row group is read at once.
-    file = pq.ParquetFile(source, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True)
-    _check_columns(columns.names, file.schema_arrow.names, name)
-    return _numbered(file.iter_batches(_BATCH_ROWS, columns=columns.names, use_threads=False), columns)
+    with seekable(source) as whole:
+        # The buffer lets a column come page by page; without it a whole row group is read at once.
+        file = pq.ParquetFile(whole, buffer_size=BUFFER, pre_buffer=False, page_checksum_verification=True)
+        _check_columns(columns.names, file.schema_arrow.names, name)
+        yield from _numbered(file.iter_batches(_BATCH_ROWS, columns=columns.names, use_threads=False), columns)
 
 
 def _read_arrow(source: io.BufferedReader, name: str, columns: Columns) -> Records:
@@ -248,12 +224,14 @@ def _read_arrow(source: io.BufferedReader, name: str, columns: Columns) -> Recor
     if source.peek(6)[:6] != b"ARROW1":
         stream = pa.ipc.open_stream(source)
         _check_columns(columns.names, stream.schema.names, name)
-        return _numbered(map(_validated, stream), columns)
-    names = pa.ipc.open_file(source).schema.names
-    _check_columns(columns.names, names, name)
-    options = pa.ipc.IpcReadOptions(included_fields=[names.index(column) for column in columns.names])
-    file = pa.ipc.open_file(source, options=options)
-    return _numbered(map(_validated, map(file.get_batch, range(file.num_record_batches))), columns)
+        yield from _numbered(map(_validated, stream), columns)
+        return
+    with seekable(source) as whole:
+        names = pa.ipc.open_file(whole).schema.names
+        _check_columns(columns.names, names, name)
+        options = pa.ipc.IpcReadOptions(included_fields=[names.index(column) for column in columns.names])
+        file = pa.ipc.open_file(whole, options=options)
+        yield from _numbered(map(_validated, map(file.get_batch, range(file.num_record_batches))), columns)
 
 
 def _validated(batch: Any) -> Any:

@@ -63,7 +63,9 @@ def sentence_modules(checkpoint: Checkpoint) -> SentenceModules | None:
         raise CheckpointError("no stages of an embedder", str(path), "restore or download the file again")
     kinds = [str(stage.get("type", "")).rpartition(".")[2] for stage in stages]
     pooling = next((_pooling(folder, stage) for stage in stages if str(stage.get("type")).endswith("Pooling")), {})
-    settings = _optional(folder / "sentence_bert_config.json")
+    kinds_of_old = ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+    names = [f"sentence_{kind}_config.json" for kind in ("bert", *kinds_of_old)]
+    settings = next((_optional(folder / name) for name in names if (folder / name).is_file()), {})
     limits = settings.get("max_seq_length"), _optional(folder / "tokenizer_config.json").get("model_max_length")
     return SentenceModules(
         " -> ".join(kinds),

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -70,6 +71,7 @@ class Work:
 
 def stream(
     flow: Flow,
+    settled: Mapping[str, Any],
     fitter: Fitter,
     compute: Compute,
     prepare: Callable[[Iterable[Row]], Iterable[Row]] = iter,
@@ -79,6 +81,7 @@ def stream(
 
     Args:
         flow: the run.
+        settled: what the settings that were left open came to, as JSON has it.
         fitter: makes rows fit the model.
         compute: the work on the rows of one part.
         prepare: what is done to the rows before they are tokenized.
@@ -87,16 +90,16 @@ def stream(
     Raises:
         InputError: there is no row; or one that the model cannot take, and `input.on_error` is not `skip`.
     """
-    identity = identify(flow)
+    identity = identify(flow) | {"settled": settled}
     clock = dict.fromkeys(("tokenizing", "forward", "writing"), 0.0)
-    progress = Progress(flow)
     sink: Sink = flow.call("open_output", identity=identity)
+    progress = Progress(flow)
     try:
         encode = functools.partial(_encode, flow, fitter, fields)
         works = _works(flow, prepare(flow.rows()), sink.done, encode, clock, progress)
         counts = _pump(flow, sink, works, compute, clock, progress)
         summary = _summary(counts, clock, progress)
-        written = dict(sink.finish({**identity, "counts": counts, "notes": flow.notes}))
+        written = dict(sink.finish({**identity, "counts": counts}))
     finally:
         progress.close()
         sink.close()
@@ -222,6 +225,7 @@ def _digest(rows: Sequence[Row]) -> str:
 def _encode(flow: Flow, fitter: Fitter, fields: Sequence[str], rows: Sequence[Row], first: int, work: Work) -> None:
     """Tokenize the rows and make them fit; a bad one is searched for by halves, so that few cost little."""
     try:
+        _refuse_second_texts(fields, rows, first)
         texts = [_tokenize(flow, fitter, name, rows, first) for name in fields]
     except InputError as error:
         if len(rows) > 1:
@@ -233,8 +237,18 @@ def _encode(flow: Flow, fitter: Fitter, fields: Sequence[str], rows: Sequence[Ro
         return
     work.encoded += zip(*texts, strict=True)
     for number, row in enumerate(rows, first):
-        for name, value in {"id": row.get("id", number), **row.get("keep", {})}.items():
+        carried = {"id": row.get("id", number), **row.get("keep", {})}
+        if work.carried and carried.keys() != work.carried.keys():
+            where = f"row {number} has {', '.join(carried)}; those before it have {', '.join(work.carried)}"
+            raise InputError("rows carry different columns", where, "let every row keep the same")
+        for name, value in carried.items():
             work.carried.setdefault(name, []).append(value)
+
+
+def _refuse_second_texts(fields: Sequence[str], rows: Sequence[Row], first: int) -> None:
+    for number, row in enumerate(rows, first):
+        if "text_pair" in row and "text_pair" not in fields:
+            raise InputError("row has a second text", f"row {number}", "leave it out, or use task=similarity")
 
 
 def _tokenize(flow: Flow, fitter: Fitter, name: str, rows: Sequence[Row], first: int) -> list[Encoded]:
@@ -255,14 +269,22 @@ def _reject(flow: Flow, row: Row, number: int, error: InputError) -> dict[str, A
 
 
 def _join(parts: Iterable[Part]) -> dict[str, Any]:
-    """Return the columns of all parts, as numpy arrays."""
+    """Return the columns of all parts that have rows, as numpy arrays; those of mappings and lists hold objects."""
     import numpy as np
 
-    columns: dict[str, list[Any]] = {}
-    for part in parts:
-        for name, values in part.columns.items():
-            columns.setdefault(name, []).append(np.asarray(values))
-    return {name: np.concatenate(arrays) for name, arrays in columns.items()}
+    filled = [part.columns for part in parts if part.counts["rows"]]
+    if any(columns.keys() != filled[0].keys() for columns in filled):
+        raise InputError("rows carry different columns", "between two parts", "let every row keep the same")
+    joined = {}
+    for name in filled[0] if filled else ():
+        arrays = [columns[name] for columns in filled]
+        if isinstance(arrays[0], np.ndarray):
+            joined[name] = np.concatenate(arrays)
+            continue
+        values = list(itertools.chain.from_iterable(arrays))
+        nested = any(isinstance(value, list | dict) for value in values)
+        joined[name] = np.fromiter(values, dtype=object, count=len(values)) if nested else np.asarray(values)
+    return joined
 
 
 def _summary(counts: Mapping[str, int], clock: Mapping[str, float], progress: Progress) -> dict[str, Any]:

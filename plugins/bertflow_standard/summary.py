@@ -50,7 +50,9 @@ def _output(array: Any, values: bool) -> dict[str, Any]:
     import numpy as np
 
     described = {"shape": list(array.shape), "dtype": str(array.dtype)}
-    finite: Any = array if np.isfinite(array).all() else np.where(np.isfinite(array), array.astype(object), None)
+    finite: Any = array
+    if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+        finite = np.where(np.isfinite(array), array.astype(object), None)
     return {**described, "values": finite.tolist()} if values else described
 
 

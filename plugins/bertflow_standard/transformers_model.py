@@ -82,6 +82,13 @@ class TransformersModel:
         return int(self.module.get_input_embeddings().num_embeddings)
 
     @cached_property
+    def token_bytes(self) -> int:
+        """The bytes that one token takes in the widest layer."""
+        config = self.module.config
+        sizes = (getattr(config, name, None) for name in ("intermediate_size", "hidden_dim", "hidden_size", "dim"))
+        return int(next(filter(None, sizes), 1)) * int(self.module.dtype.itemsize)
+
+    @cached_property
     def longest(self) -> int | None:
         """The longest row in tokens, or None where the positions are relative and set no limit."""
         from torch import nn

@@ -137,8 +137,7 @@ class ColumnsFile:
         """Write a part to the disk."""
         table = _table(part.columns, self._config.dtype)
         self._schema = _widen(self._schema, table.schema, part.number)
-        if not part.number:
-            refuse_columns(self._path.suffix, table.schema)
+        refuse_columns(self._path.suffix, self._schema)
         with _resumable(self._path):
             self._ledger.add(part, table)
 
@@ -208,6 +207,7 @@ def _table(columns: Mapping[str, Any], dtype: Dtype) -> pa.Table:
     import numpy as np
     import pyarrow as pa
 
+    types = {"n_tokens": pa.int32(), "truncated": pa.bool_()}
     arrays = {}
     for name, values in columns.items():
         if isinstance(values, np.ndarray) and values.ndim > 1:
@@ -215,14 +215,13 @@ def _table(columns: Mapping[str, Any], dtype: Dtype) -> pa.Table:
             if not np.isfinite(numbers).all():
                 raise InputError(f"{name} is too large for float16", "output.dtype", "use output.dtype=float32")
             arrays[name] = pa.FixedSizeListArray.from_arrays(pa.array(numbers.reshape(-1)), values.shape[1])
-        elif name == "n_tokens":
-            arrays[name] = pa.array(values, type=pa.int32())
         else:
             try:
-                arrays[name] = pa.array(values)
-            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-                fix = "give its values one type, or leave it out of input.keep"
-                raise InputError("column has values of several types", name, fix) from error
+                arrays[name] = pa.array(values, type=types.get(name))
+            except (ValueError, TypeError, OverflowError) as error:
+                reason = " ".join(str(error).split())
+                fix = "give its values one type that Arrow has, or leave it out of input.keep"
+                raise InputError("column cannot be stored", f"{name}: {reason}", fix) from error
     return pa.table(arrays)
 
 

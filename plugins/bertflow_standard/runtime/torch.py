@@ -19,8 +19,8 @@ from bertflow_standard.process import Borrowed
 from bertflow_standard.transformers_model import TransformersModel
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-BATCH_TOKENS = {"cpu": 2048}
-"""Tokens of one forward pass: on a CPU few, so that they stay in its cache; elsewhere `ACCELERATOR_TOKENS`."""
+CPU_TOKENS, CPU_BYTES = 2048, 2048 * 1536 * 4
+"""Most tokens of one forward pass on a CPU, and most bytes of its widest array: beyond, each is new memory."""
 
 ACCELERATOR_TOKENS = 65536
 MAX_THREADS = 4096
@@ -133,12 +133,19 @@ def _device(asked: str) -> str:
     return asked
 
 
-def _budget(config: Config) -> int:
-    return config.batch_tokens or BATCH_TOKENS.get(_device(config.device), ACCELERATOR_TOKENS)
+def _budget(config: Config, model: Any) -> int:
+    """Return the tokens of one forward pass."""
+    if config.batch_tokens is not None:
+        return config.batch_tokens
+    if _device(config.device) != "cpu":
+        return ACCELERATOR_TOKENS
+    if not isinstance(model, TransformersModel):
+        return CPU_TOKENS
+    return max(1, min(CPU_TOKENS, CPU_BYTES // model.token_bytes))
 
 
 @hookimpl
-def describe_runtime(config: Config) -> Mapping[str, Any]:
+def describe_runtime(flow: Flow, config: Config) -> Mapping[str, Any]:
     """Tell what the settings came to on this machine; the last digit of a number may depend on each of them."""
     import torch
 
@@ -146,13 +153,14 @@ def describe_runtime(config: Config) -> Mapping[str, Any]:
     kind = torch.backends.cpu.get_cpu_capability() if device == "cpu" else device
     if device.startswith("cuda"):
         kind = torch.cuda.get_device_name(device)
-    return {"device": device, "kind": kind, "threads": torch.get_num_threads(), "batch_tokens": _budget(config)}
+    budget = _budget(config, flow.model())
+    return {"device": device, "kind": kind, "threads": torch.get_num_threads(), "batch_tokens": budget}
 
 
 @hookimpl
-def make_batches(config: Config, rows: Iterable[Row], pad_token_id: int) -> Iterator[Batch]:
+def make_batches(flow: Flow, config: Config, rows: Iterable[Row], pad_token_id: int) -> Iterator[Batch]:
     """Fill batches in the order of the rows, each up to `batch_tokens` with its padding, and at least one row."""
-    budget = _budget(config)
+    budget = _budget(config, flow.model())
     batch: list[Row] = []
     longest = 0
     for row in rows:
@@ -195,7 +203,7 @@ def run_rows(
     if isinstance(packed, str):
         flow.note(f"rows are sorted and padded, not packed: {type(model.module).__name__}: {packed}")
         return padded(rows, output, reduce)
-    budget = _budget(config)
+    budget = _budget(config, model)
     places = {kind: [i for i, row in enumerate(rows) if packed.takes(row) is kind] for kind in (True, False)}
     results: list[Any] = [None] * len(rows)
     for kind, run in ((True, functools.partial(packed.run, flow, budget=budget)), (False, padded)):

@@ -97,10 +97,9 @@ def _refuse_other_vectors(flow: Flow, config: Config, digests: Mapping[str, str]
     receipt = config.path.with_name(f"{config.path.name}.receipt.json")
     if not receipt.is_file():
         return
-    own = flow.call("inspect_model").get("pooling")  # A receipt that names no pooling means the checkpoint's.
     try:
         content = json.loads(receipt.read_bytes())
-        theirs = {"pooling": content["config"]["task"]["pooling"] or own, **content["checkpoint"]["digests"]}
+        theirs = {"pooling": content["settled"]["pooling"], **content["checkpoint"]["digests"]}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError("receipt is damaged", str(receipt), "remove it, to search without comparing models") from error
     for name, value in {"pooling": settle(flow, config).pooling.value, **digests}.items():

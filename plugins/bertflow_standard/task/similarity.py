@@ -33,7 +33,9 @@ def run_task(flow: Flow, config: Embedding) -> Result:
         return {"similarity": (one * other).sum(1) / np.maximum(lengths, 1e-12)}
 
     fields = ("text", "text_pair")
-    outputs, summary, written = stream(flow, embedder.fitter(flow), score, embedder.prompted, fields)
+    outputs, summary, written = stream(
+        flow, embedder.settled(), embedder.fitter(flow), score, embedder.prompted, fields
+    )
     result = flow.result(outputs, saved=flow.save())
     result.report, result.written = summary, written or None
     return result
