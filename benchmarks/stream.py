@@ -109,7 +109,7 @@ def timed(function: Any) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("rows", nargs="?", type=int, default=1_000_000)
-    parser.add_argument("rounds", nargs="?", type=int, default=7)
+    parser.add_argument("rounds", nargs="?", type=int, default=5)
     options = parser.parse_args()
     texts = list(docstrings(FEW))
     lines = [text.partition("\n")[0] for text in texts]
