@@ -301,6 +301,12 @@ def test_a_checkpoint_is_used_as_it_says(kind: str, copied: Path) -> None:
     np.testing.assert_allclose(result.outputs["embedding"], reference.encode(texts), atol=1e-5)
 
 
+def test_a_lone_surrogate_is_refused_by_its_row_in_lower_case_too(copied: Path) -> None:
+    _edit(copied, "sentence_bert_config.json", lambda content: {**content, "do_lower_case": True})
+    with pytest.raises(bertflow.InputError, match="row 1"):
+        bertflow.run(*EMBED, f"model.checkpoint={copied}", rows=["fine", "\ud800"])
+
+
 def _merged(content: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in {**content, **values}.items() if value is not None}
 

@@ -123,9 +123,11 @@ class Embedder:
             return text
         from tokenizers.normalizers import Lowercase
 
-        return Lowercase().normalize_str(
-            text
-        )  # sentence-transformers' own, which differs from Python's in some letters
+        try:
+            # What sentence-transformers takes; Python's own differs in some letters.
+            return Lowercase().normalize_str(text)
+        except UnicodeEncodeError:  # A lone surrogate, which the tokenizer refuses by its row.
+            return text
 
 
 def settle(flow: Flow, settings: Embedding) -> Embedder:
