@@ -308,13 +308,11 @@ def read_or_refuse(path: Path) -> pa.Table | None:
 
 
 MEMORY = """
-import resource, sys
+import sys
 from pathlib import Path
 import numpy as np, pyarrow as pa
 from bertflow_standard.formats import WRITERS, read_vectors
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+from bertflow_standard.process import peak_memory
 
 values = pa.array(np.random.default_rng(0).standard_normal(64_000).astype("float32"))
 columns = {"id": pa.array(range(1000)), "embedding": pa.FixedSizeListArray.from_arrays(values, 64)}
@@ -325,9 +323,9 @@ for suffix, write in WRITERS.items():
     peaks = []
     for count in (20, 60 if suffix == ".jsonl" else 200):
         write(path, batch.schema, lambda: (batch for _ in range(count)), 1000 * count)
-        peaks.append(peak())
+        peaks.append(peak_memory())
         assert sum(part.num_rows for part in read_vectors(path)[1]) == 1000 * count
-        peaks.append(peak())
+        peaks.append(peak_memory())
     print(suffix, peaks[2] - peaks[1], peaks[3] - peaks[2])
     path.unlink()
 """
@@ -341,4 +339,4 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
     grown = {line.split()[0]: [int(part) for part in line.split()[1:]] for line in done.stdout.splitlines()}
     assert sorted(grown) == SUFFIXES
-    assert max(max(pair) for pair in grown.values()) < 10_000, grown
+    assert max(max(pair) for pair in grown.values()) < 10e6, grown

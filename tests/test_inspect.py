@@ -97,9 +97,9 @@ def test_the_memory_that_a_run_takes(dtype: str) -> None:
     words = ("model=pretrained", f"model.dtype={dtype}", "runtime.batch_tokens=8192")
     told = bertflow.run(*words, "task=inspect").report["memory_bytes"]
     script = f"""
-import bertflow, resource
+import bertflow, bertflow_standard.process
 bertflow.run({", ".join(map(repr, words))}, rows=[[5] * 512] * 32)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(bertflow_standard.process.peak_memory())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert 0.6 < int(done.stdout) / told < 1.7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -88,3 +89,14 @@ def test_nothing_is_printed_from_python(
     monkeypatch.setattr(progress, "INTERVALS", {True: 0.0, False: 0.0})
     package.run(*words)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a process takes over what its parent had taken")
+def test_the_peak_memory_is_not_that_of_the_caller(words: tuple[str, ...]) -> None:
+    script = "import subprocess, sys; ballast = b'.' * int(sys.argv[1]); subprocess.run(sys.argv[2:], check=True)"
+    peaks = []
+    for ballast in (0, 1_500_000_000):
+        command = [sys.executable, "-c", script, str(ballast), sys.executable, "-m", "bertflow", *words]
+        done = subprocess.run([*command, "output.overwrite=true"], capture_output=True, text=True, check=True)
+        peaks.append(json.loads(done.stdout)["report"]["peak_memory_bytes"])
+    assert peaks[1] < 1.2 * peaks[0]

@@ -1,10 +1,12 @@
-"""Settings of the whole process, changed for a while and put back, also where runs overlap on several threads."""
+"""Of the whole process: settings that are changed for a while and put back, also by runs on several threads; memory."""
 
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 
@@ -37,3 +39,17 @@ class Borrowed:
                 self._users -= 1
                 if not self._users:
                     self._write(self._before)
+
+
+def peak_memory() -> int | None:
+    """Return the most memory that the process has taken, in bytes; None where the system does not say."""
+    # On Linux `getrusage` would count what the process that started this one had taken by then.
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

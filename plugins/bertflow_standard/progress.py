@@ -67,15 +67,6 @@ class Progress:
         """Tokens that this run has computed."""
         return self._counts["tokens"] - self._tokens_before + self._tokens_now
 
-    @property
-    def peak_memory(self) -> int | None:
-        """The most memory that the process has taken, in bytes; None where the system does not say."""
-        try:
-            import resource
-        except ImportError:  # Windows
-            return None
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
     def resume(self, parts: int, counts: Mapping[str, int]) -> None:
         """Begin behind the parts that an interrupted run has done."""
         self._counts, self._parts_before, self._tokens_before = counts, parts, counts["tokens"]

@@ -27,6 +27,7 @@ from bertflow.errors import InputError
 from bertflow.flow import Flow
 from bertflow.hookspecs import Part, Row, Sink
 from bertflow_standard.overflow import Fitter
+from bertflow_standard.process import peak_memory
 from bertflow_standard.progress import Progress
 
 PART_ROWS = 1024
@@ -294,5 +295,5 @@ def _summary(counts: Mapping[str, int], clock: Mapping[str, float], progress: Pr
         "padding_avoided": round(counts["padding"] / (counts["padding"] + counts["tokens"] or 1), 3),
         "tokens_per_second": round(progress.tokens / total),
         "share_of_time": {name: round(seconds / total, 3) for name, seconds in clock.items()},
-        "peak_memory_bytes": progress.peak_memory,
+        "peak_memory_bytes": peak_memory(),
     }
