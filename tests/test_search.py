@@ -208,6 +208,35 @@ def test_the_prompt_is_put_before_the_query(corpus: Path, bertflow: Command, min
     assert report[0]["query"] == "dog"
 
 
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        {"prompts": {"query": "query: ", "document": "passage: "}},
+        {"prompts": {"query": "query: ", "other": "text: "}, "default_prompt_name": "other"},
+        {"prompts": {"query": "", "other": "text: "}, "default_prompt_name": "other"},
+        {"prompts": {"other": "text: "}, "default_prompt_name": "other"},
+        {"prompts": {"other": "text: "}},
+    ],
+)
+def test_a_query_has_the_prompt_that_the_checkpoint_gives_it(
+    prompts: dict[str, Any], minilm: Path, tmp_path: Path
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    folder = tmp_path / "model"
+    shutil.copytree(minilm, folder)
+    settings = folder / "config_sentence_transformers.json"
+    known = json.loads(settings.read_bytes()) if settings.is_file() else {}
+    settings.write_text(json.dumps({**known, "default_prompt_name": None, **prompts}))
+    query = SentenceTransformer(str(folder), device="cpu").encode_query("dog")
+    path = write(tmp_path / "vectors.parquet", np.eye(len(query), dtype=np.float32))
+    found = package.run(
+        *SEARCH, f"model.checkpoint={folder}", "task.query=dog", f"task.vectors={path}", f"task.top={len(query)}"
+    )
+    scores = {row["row"]: row["score"] for row in found.report}
+    np.testing.assert_allclose([scores[row] for row in range(len(query))], query, atol=1e-5)
+
+
 @pytest.fixture(scope="session")
 def control(corpus: Path) -> dict[str, str]:
     """The words of a search that works: key -> value."""

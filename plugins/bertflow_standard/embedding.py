@@ -130,8 +130,13 @@ class Embedder:
             return text
 
 
-def settle(flow: Flow, settings: Embedding) -> Embedder:
+def settle(flow: Flow, settings: Embedding, prompt_name: str | None = None) -> Embedder:
     """Answer what the settings leave open from the checkpoint's own files, before torch is imported.
+
+    Args:
+        flow: the run.
+        settings: the task's.
+        prompt_name: of the prompt to use if the checkpoint has it, and else none; null for its default one.
 
     Raises:
         ConfigError: neither they nor the checkpoint name a pooling; or its pooling leaves a prompt out.
@@ -145,14 +150,16 @@ def settle(flow: Flow, settings: Embedding) -> Embedder:
         where = f"task.pooling, for {known.get('checkpoint', 'model=' + str(flow.choices['model']))}"
         fix = "add task.pooling=mean (usual for sentence embedders) or cls (usual for BGE and the like), max or last"
         raise ConfigError("the checkpoint names no pooling", where, fix)
-    prompt = (known.get("prompt") or "") if settings.prompt is None else settings.prompt
+    named: Mapping[str, str] = known.get("prompts") or {}
+    own = known.get("prompt") if prompt_name is None else named.get(prompt_name)
+    prompt = (own or "") if settings.prompt is None else settings.prompt
     if prompt and not known.get("pools_prompt", True):
         fix = "bertflow pools over all tokens: add task.prompt='' to embed the texts alone"
         raise ConfigError("the checkpoint's pooling leaves the prompt out", f"task.prompt={prompt}", fix)
-    own = known.get("normalize") if known.get("modules") in STAGES else False
+    normalize = known.get("normalize") if known.get("modules") in STAGES else False
     return Embedder(
         Pooling(pooling),
-        bool(own if settings.normalize is None else settings.normalize),
+        bool(normalize if settings.normalize is None else settings.normalize),
         settings.truncate_dim,
         prompt,
         bool(known.get("lower_case")),

@@ -149,6 +149,7 @@ def _embedding(checkpoint: Checkpoint) -> dict[str, Any]:
         "max_tokens": modules.longest,
         "modules": modules.stages,
         "prompt": modules.prompt or None,
+        "prompts": dict(modules.prompts) or None,
         "pools_prompt": modules.pools_prompt,
         "lower_case": modules.lower_case,
     }

@@ -31,13 +31,14 @@ class SentenceModules:
     """What a checkpoint says of its embeddings, in its own words; whether bertflow can do it is for the task to tell.
 
     `stages` are those of `modules.json`, such as `Transformer -> Pooling -> Normalize`; `longest` is the longest row in
-    tokens that it was made for; `prompt` stands before each text where the user names none, and with `pools_prompt`
-    false its tokens are left out of the pooling; with `lower_case` texts are lowercased first.
+    tokens that it was made for; `prompts` are texts to put before others, by name, and `prompt` is the default one;
+    with `pools_prompt` false its tokens are left out of the pooling; with `lower_case` texts are lowercased first.
     """
 
     stages: str
     pooling: str | None
     longest: int | None
+    prompts: Mapping[str, str]
     prompt: str
     pools_prompt: bool
     lower_case: bool
@@ -71,7 +72,7 @@ def sentence_modules(checkpoint: Checkpoint) -> SentenceModules | None:
         " -> ".join(kinds),
         _mode(pooling),
         next((limit for limit in limits if type(limit) is int and 0 < limit < NO_LIMIT), None),
-        _prompt(folder / "config_sentence_transformers.json"),
+        *_prompts(folder / "config_sentence_transformers.json"),
         bool(pooling.get("include_prompt", True)),
         bool(settings.get("do_lower_case", False)),
     )
@@ -97,16 +98,15 @@ def _mode(config: Mapping[str, Any]) -> str | None:
     return " + ".join(POOLING.get(str(name), str(name)) for name in modes) or None
 
 
-def _prompt(path: Path) -> str:
-    """Return the prompt that the checkpoint uses by default."""
+def _prompts(path: Path) -> tuple[Mapping[str, str], str]:
+    """Return the prompts by their names, and the one that the checkpoint uses by default."""
     config = _optional(path)
-    name, prompts = config.get("default_prompt_name"), config.get("prompts")
-    if name is None:
-        return ""
-    prompt = prompts.get(name) if isinstance(prompts, dict) else None
-    if not isinstance(prompt, str):
+    name, content = config.get("default_prompt_name"), config.get("prompts")
+    known = content.items() if isinstance(content, dict) else ()
+    prompts = {key: prompt for key, prompt in known if isinstance(prompt, str)}
+    if name is not None and not (isinstance(name, str) and name in prompts):
         raise CheckpointError("default prompt is not among the prompts", f"{path}: {name}", "mend or remove its name")
-    return prompt
+    return prompts, prompts[name] if name is not None else ""
 
 
 def _optional(path: Path) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from bertflow import hookimpl
 from bertflow.errors import ConfigError, InputError
 from bertflow.flow import Flow
 from bertflow.hookspecs import Result
-from bertflow_standard.embedding import Embedding, settle
+from bertflow_standard.embedding import Embedder, Embedding, settle
 from bertflow_standard.formats import VECTORS, finite, read_vectors
 from bertflow_standard.nearest import Match, nearest
 from bertflow_standard.rows import check_texts
@@ -50,7 +50,7 @@ def check_run(flow: Flow) -> None:
     if not check_texts("task.query", config.query):
         raise InputError("there is no query", "task.query=[]", "give at least one text")
     read_vectors(config.path)
-    settle(flow, config)
+    _settle(flow, config)
     _refuse_other_vectors(flow, config, {})
 
 
@@ -69,9 +69,14 @@ def run_task(flow: Flow, config: Config) -> Result:
     return Result("search", report=[_row(query, *place) for query, best in found for place in enumerate(best, 1)])
 
 
+def _settle(flow: Flow, settings: Embedding) -> Embedder:
+    """Settle how a query is embedded: as sentence-transformers' `encode_query` does."""
+    return settle(flow, settings, "query")
+
+
 def _embed(flow: Flow, settings: Embedding, texts: Sequence[str]) -> Any:
     """Return the vectors of texts: float32 of shape [texts, width]."""
-    embedder = settle(flow, settings)
+    embedder = _settle(flow, settings)
     fitter = embedder.fitter(flow)
     rows = flow.tokenize(list(embedder.prompted({"text": text} for text in texts)), 0)
     return embedder.vectors(flow, [Encoded(number, *fitter.fit(row, number)) for number, row in enumerate(rows)])
@@ -102,7 +107,7 @@ def _refuse_other_vectors(flow: Flow, config: Config, digests: Mapping[str, str]
         theirs = {"pooling": content["settled"]["pooling"], **content["checkpoint"]["digests"]}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError("receipt is damaged", str(receipt), "remove it, to search without comparing models") from error
-    for name, value in {"pooling": settle(flow, config).pooling.value, **digests}.items():
+    for name, value in {"pooling": _settle(flow, config).pooling.value, **digests}.items():
         if theirs.get(name) != value:
             where = f"{config.path}: {name} was {theirs.get(name)!s:.12}, the query's is {value:.12}"
             raise ConfigError("vectors are of another model", where, f"embed the query as {receipt.name} says")
