@@ -278,7 +278,8 @@ def test_stdin_is_read_again(readable: Path, shell: Command, tmp_path: Path) -> 
 def test_memory_does_not_grow_with_the_rows(readable: Path, shell: Command, tmp_path: Path) -> None:
     peaks = []
     for rows in (2_000, 60_000):
-        (tmp_path / "rows.txt").write_text("hello cool nice\n" * rows)
+        lengths = np.random.default_rng(0).integers(1, 20, rows)  # So that each pack is of a size of its own.
+        (tmp_path / "rows.txt").write_text("".join("hello " * length + "\n" for length in lengths))
         words = ("model=auto", f"model.checkpoint={readable}", "task=embed", "task.pooling=mean", "input=file")
         target = ("output=file", f"output.path=v{rows}.arrow", "engine.part_rows=1000", "output.format=json")
         run = shell(*words, "input.path=rows.txt", *target)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,9 @@ from bertflow_standard.transformers_model import TransformersModel
 ATTENTION = "bertflow_packed"
 LEAST_TOKENS = 256
 """Of a packed row that a thread takes alone: a product of fewer is left to all threads."""
+
+PRIMITIVES = 64
+"""Products that oneDNN keeps compiled: each packed row is of a size of its own, and 1,024, its default, took 300 MB."""
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 """How far the packed numbers may be from the padded ones, as a multiple of their mean size."""
@@ -59,9 +63,10 @@ class Packed:
         shared = {id(part): part for part in (*model.module.parameters(), *model.module.buffers())}
         module = copy.deepcopy(model.module, shared)
         module.set_attn_implementation(ATTENTION)
-        x86 = platform.machine().lower() in ("x86_64", "amd64")
-        if device == "cpu" and x86 and torch.backends.mkldnn.is_available():
-            _prepack(module)
+        if device == "cpu" and torch.backends.mkldnn.is_available():
+            _keep_few_primitives()
+            if platform.machine().lower() in ("x86_64", "amd64"):
+                _prepack(module)
         self.model = TransformersModel(module)
         self.device = device
         self.offset = _position_offset(module)
@@ -235,6 +240,20 @@ def _window(length: int, size: int | None, device: Any) -> Any:
         return None
     places = torch.arange(length, device=device)
     return (places[:, None] - places[None]).abs() < size
+
+
+def _keep_few_primitives() -> None:
+    """Bound oneDNN's cache, unless the user does; it asks the environment once, at the first primitive it compiles."""
+    import torch
+
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    bounded = name in os.environ
+    os.environ.setdefault(name, str(PRIMITIVES))
+    try:
+        torch.zeros(1, 1).to_mkldnn()
+    finally:
+        if not bounded:
+            del os.environ[name]
 
 
 def _prepack(module: Any) -> None:
