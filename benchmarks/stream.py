@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from embed import docstrings
+from embed import docstrings, sample
 
 FEW = 10_000
 LAUNCHER = """
@@ -115,11 +115,10 @@ def main() -> None:
     parser.add_argument("rows", nargs="?", type=int, default=1_000_000)
     parser.add_argument("rounds", nargs="?", type=int, default=5)
     options = parser.parse_args()
-    texts = list(docstrings(FEW))
-    lines = [text.partition("\n")[0] for text in texts]
+    lines = [text.partition("\n")[0] for text in docstrings()]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        stream = Stream(folder, texts[:500])
+        stream = Stream(folder, sample(500))
         stream.whole()
         stream.by_hand()
         cost = statistics.median(timed(stream.whole) / timed(stream.by_hand) for _ in range(options.rounds)) - 1

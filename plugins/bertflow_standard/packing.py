@@ -169,10 +169,14 @@ def _sample(model: TransformersModel) -> Iterator[Row]:
 
 
 def _packs(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Yield the places of the rows of each packed row; sorted by length, so that equal lengths meet."""
+    """Yield the places of the rows of each packed row.
+
+    Sorted by length, so that equal lengths meet; the longest first, whose attention takes longest, so that no thread
+    is left alone with it at the end.
+    """
     pack: list[int] = []
     tokens = 0
-    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
+    for place in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
         if pack and tokens + lengths[place] > budget:
             yield pack
             pack, tokens = [], 0
