@@ -20,7 +20,8 @@ def test_plain_transformers_loads_it(bertflow: Command, tmp_path: Path, minilm: 
     words = ("model=pretrained", "save=checkpoint", f"save.path={folder}", "output.format=json")
     saved = bertflow(*words).json["saved"]
     assert saved["path"] == str(folder)
-    assert saved["files"] == {path.name: path.stat().st_size for path in folder.iterdir()}
+    written = [path for path in folder.rglob("*") if path.is_file()]
+    assert saved["files"] == {path.relative_to(folder).as_posix(): path.stat().st_size for path in written}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(saved["files"])
     texts = ["Hello!", "Cool", "Nice!"]
     hidden = []
@@ -120,6 +121,7 @@ def test_the_source_is_not_replaced(bertflow: Command, tmp_path: Path) -> None:
     ("manifest", "said"),
     [
         ('{"files": {"../secret": {"bytes": 6, "sha256": "0"}}}', "leads outside"),
+        ('{"files": {"x/../../secret": {"bytes": 6, "sha256": "0"}}}', "leads outside"),
         ('{"files": {"/etc/hostname": {"bytes": 6, "sha256": "0"}}}', "leads outside"),
         ('{"files": {"config.json": {}}}', "cannot be read"),
         ('{"files": ["config.json"]}', "cannot be read"),

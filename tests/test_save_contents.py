@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from importlib.metadata import version
@@ -113,6 +114,33 @@ def snippet(folder: Path) -> dict[str, Any]:
     variables: dict[str, Any] = {}
     exec(code[1].replace('"."', repr(str(folder))), variables)
     return variables
+
+
+def test_an_embedder_stays_one(bertflow: Command, tmp_path: Path, minilm: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    folder = tmp_path / "checkpoint"
+    words = ("model=pretrained", "save=checkpoint", f"save.path={folder}", "save.overwrite=true")
+    assert bertflow(*words).code == 0
+    texts = ["Hello!", "Cool", "a " * 400]  # Longer than its limit, which is 256.
+    models = [SentenceTransformer(str(source), device="cpu") for source in (minilm, folder)]
+    expected, found = (model.encode(texts) for model in models)
+    np.testing.assert_array_equal(found, expected)
+    embed = ("model=auto", f"model.checkpoint={folder}", "task=embed", "task.overflow=truncate", "input=texts")
+    run = bertflow(*embed, f"input.texts={json.dumps(texts)}", "output.format=json", "output.values=true")
+    np.testing.assert_allclose(run.json["outputs"]["embedding"]["values"], expected, atol=1e-5)
+    # A file in a folder is the checkpoint's as one beside it is: it is replaced, compared, and not mixed with others.
+    assert bertflow(*words).code == 0
+    (folder / "1_Pooling/precious").write_text("")
+    assert "1_Pooling/precious" in bertflow(*words).error
+    (folder / "1_Pooling/config.json").write_text("{}")
+    assert "sha256 mismatch" in bertflow("model=auto", f"model.checkpoint={folder}").error
+
+
+def test_a_head_is_no_embedder(bertflow: Command, tmp_path: Path, minilm: Path) -> None:
+    words = ("model=auto", f"model.checkpoint={minilm}", "model.head=masked_lm", "model.weights=new_head")
+    assert bertflow(*words, "save=checkpoint", f"save.path={tmp_path / 'checkpoint'}").code == 0
+    assert not (tmp_path / "checkpoint/modules.json").exists()
 
 
 def test_the_card_of_a_checkpoint(bertflow: Command, tmp_path: Path, minilm: Path) -> None:

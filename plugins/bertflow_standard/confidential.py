@@ -22,7 +22,7 @@ _HELD = re.compile(rf'"({"|".join(FIELDS)})"\s*:\s*(?![\s\d])')
 
 def remove_tokens(folder: Path) -> None:
     """Take tokens out of the JSON files in a folder; files without one stay as they are, byte for byte."""
-    texts = {path: path.read_text(encoding="utf-8", errors="replace") for path in folder.glob("*.json")}
+    texts = {path: path.read_text(encoding="utf-8", errors="replace") for path in folder.rglob("*.json")}
     if not any(_HELD.search(text) or redaction.redact(text) != text for text in texts.values()):
         return
     contents = {path: read_object(path) for path in texts}

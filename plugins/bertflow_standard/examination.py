@@ -35,6 +35,7 @@ def verify_model(config: Config) -> Sequence[Mapping[str, Any]]:
         raise ConfigError("there is nothing to compare with: no manifest", str(checkpoint.folder), fix)
     found = verify(checkpoint.folder, config.sha256)
     check_finite(checkpoint)
-    files = [path for path in sorted(checkpoint.folder.iterdir()) if path.is_file() and path.name != MANIFEST]
-    rows = [{"file": path.name, "bytes": path.stat().st_size, "sha256": found.get(path.name)} for path in files]
+    beside = {path.name for path in checkpoint.folder.iterdir() if path.is_file()} - {MANIFEST}
+    sizes = {name: (checkpoint.folder / name).stat().st_size for name in sorted(found.keys() | beside)}
+    rows = [{"file": name, "bytes": size, "sha256": found.get(name)} for name, size in sizes.items()]
     return [{**row, "verdict": "verified" if row["sha256"] else "not compared"} for row in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def _wanted(repo: str, files: list[str]) -> list[str]:
     if "config.json" not in top:
         raise CheckpointError("repository has no config.json", repo, "choose a repository or revision with one")
     small = [name for name in top if name.endswith((".json", ".txt", ".model")) or name == "README.md"]
-    return [*small, *(name for name in files if name == "1_Pooling/config.json"), *(single or shards)]
+    return [*small, *(name for name in files if re.fullmatch("[^/]*Pooling/config.json", name)), *(single or shards)]
 
 
 def explain(error: Exception, repo: str, revision: str | None) -> BertflowError:

@@ -75,13 +75,13 @@ def _read(folder: Path) -> dict[str, tuple[int, str]] | None:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError("manifest cannot be read", str(path), fix) from error
     for name in entries:
-        if not name or Path(name).name != name:
+        if not all(part not in ("", "..") and Path(part).name == part for part in name.split("/")):
             raise CheckpointError("manifest leads outside the checkpoint", f"{path}: {name}", fix)
     return entries
 
 
 def manifest_names(folder: Path) -> frozenset[str] | None:
-    """Return the names that the folder's manifest lists, its own and the card's; None without one that can be read."""
+    """Return what the folder's manifest lists, its own name and the card's; None without one that can be read."""
     try:
         entries = _read(folder)
     except CheckpointError:

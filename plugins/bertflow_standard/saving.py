@@ -19,6 +19,7 @@ from bertflow_standard.atomic import naming
 from bertflow_standard.card import model_card
 from bertflow_standard.confidential import remove_tokens
 from bertflow_standard.manifest import CARD
+from bertflow_standard.sentence_modules import module_files
 from bertflow_standard.transformers_model import TOKENIZER_FILES, TransformersModel, quiet
 
 
@@ -26,16 +27,27 @@ from bertflow_standard.transformers_model import TOKENIZER_FILES, TransformersMo
 def save_model(
     flow: Flow, model: TransformersModel, folder: Path, max_shard_size: str, dtype: str | None
 ) -> Sequence[Path]:
-    """Write `config.json`, safetensors weights, the checkpoint's own tokenizer files and a model card."""
+    """Write `config.json`, safetensors weights, a model card, and the checkpoint's own files that still hold."""
     module = _copy(model.module, dtype)
     with naming(folder):
         _write(module, folder, max_shard_size)
-        sources = [model.checkpoint.folder / name for name in TOKENIZER_FILES] if model.checkpoint else []
-        tokenizer = [shutil.copyfile(source, folder / source.name) for source in sources if source.is_file()]
+        if model.checkpoint:
+            _copy_files(model.checkpoint.folder, folder, module)
         remove_tokens(folder)
-        card = model_card(module, flow.weights(), model.checkpoint, bool(tokenizer))
+        tokenizer = any((folder / name).exists() for name in TOKENIZER_FILES)
+        card = model_card(module, flow.weights(), model.checkpoint, tokenizer)
         (folder / CARD).write_text(redact(card), encoding="utf-8")
-    return sorted(folder.iterdir())
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _copy_files(source: Path, folder: Path, module: Any) -> None:
+    """Copy a checkpoint's tokenizer, and what makes it an embedder of sentence-transformers if it has no head."""
+    names = [name for name in TOKENIZER_FILES if (source / name).is_file()]
+    if module.base_model is module:
+        names += module_files(source)
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source / name, folder / name)
 
 
 def _copy(module: Any, dtype: str | None) -> Any:

@@ -6,7 +6,7 @@ https://sbert.net/docs/sentence_transformer/usage/custom_models.html
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from bertflow.errors import CheckpointError
 from bertflow_standard.checkpoint import Checkpoint, read_json
 
+MODULES = "modules.json"
 POOLING = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
@@ -22,6 +23,14 @@ POOLING = {
     "lasttoken": "last",
 }
 """The names of today and of older checkpoints -> bertflow's."""
+KINDS = {"Transformer", "Pooling", "Normalize"}
+"""The stages that have no weights beside the transformer's."""
+SETTINGS = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+"""Where the transformer's stage has its settings; all but the first only in checkpoints of old."""
+PROMPTS = "config_sentence_transformers.json"
 NO_LIMIT = 1 << 30
 """Tokenizers that know no limit give a far larger number."""
 
@@ -56,38 +65,60 @@ def sentence_modules(checkpoint: Checkpoint) -> SentenceModules | None:
         CheckpointError: a file is damaged, or leads outside the checkpoint.
     """
     folder = checkpoint.folder
-    path = folder / "modules.json"
-    if not path.is_file():
+    stages = _stages(folder)
+    if not stages:
         return None
-    stages = read_json(path)
-    if not stages or not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
-        raise CheckpointError("no stages of an embedder", str(path), "restore or download the file again")
-    kinds = [str(stage.get("type", "")).rpartition(".")[2] for stage in stages]
-    pooling = next((_pooling(folder, stage) for stage in stages if str(stage.get("type")).endswith("Pooling")), {})
-    kinds_of_old = ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-    names = [f"sentence_{kind}_config.json" for kind in ("bert", *kinds_of_old)]
-    settings = next((_optional(folder / name) for name in names if (folder / name).is_file()), {})
+    pooling = next((_optional(_config(folder, stage)) for stage in stages if _kind(stage).endswith("Pooling")), {})
+    settings = next((_optional(folder / name) for name in SETTINGS if (folder / name).is_file()), {})
     limits = settings.get("max_seq_length"), _optional(folder / "tokenizer_config.json").get("model_max_length")
     return SentenceModules(
-        " -> ".join(kinds),
+        " -> ".join(map(_kind, stages)),
         _mode(pooling),
         next((limit for limit in limits if type(limit) is int and 0 < limit < NO_LIMIT), None),
-        *_prompts(folder / "config_sentence_transformers.json"),
+        *_prompts(folder / PROMPTS),
         bool(pooling.get("include_prompt", True)),
         bool(settings.get("do_lower_case", False)),
     )
 
 
-def _pooling(folder: Path, stage: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the config of the pooling."""
+def module_files(folder: Path) -> list[str]:
+    """Return the files that say this, as names in the folder; none where a stage has weights of its own.
+
+    Raises:
+        CheckpointError: a file is damaged or missing, or leads outside the checkpoint.
+    """
+    stages = _stages(folder)
+    if not stages or not {_kind(stage) for stage in stages} <= KINDS:
+        return []
+    poolings = [_config(folder, stage).relative_to(folder).as_posix() for stage in stages if _kind(stage) == "Pooling"]
+    return [name for name in (MODULES, PROMPTS, *SETTINGS, *poolings) if (folder / name).is_file()]
+
+
+def _stages(folder: Path) -> Sequence[Mapping[str, Any]]:
+    """Return the stages that `modules.json` lists; none without one."""
+    path = folder / MODULES
+    if not path.is_file():
+        return ()
+    stages = read_json(path)
+    if not stages or not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
+        raise CheckpointError("no stages of an embedder", str(path), "restore or download the file again")
+    return stages
+
+
+def _kind(stage: Mapping[str, Any]) -> str:
+    return str(stage.get("type", "")).rpartition(".")[2]
+
+
+def _config(folder: Path, stage: Mapping[str, Any]) -> Path:
+    """Return the file with the stage's config."""
     name = str(stage.get("path", ""))
     if not name or Path(name).name != name:
-        where = f"{folder / 'modules.json'}: {name or 'no path'}"
+        where = f"{folder / MODULES}: {name or 'no path'}"
         raise CheckpointError("module leads outside the checkpoint", where, "its path must be a folder in it")
     path = folder / name / "config.json"
     if not path.is_file():
         raise CheckpointError("pooling has no config", str(path), "restore it, or download the checkpoint again")
-    return _optional(path)
+    return path
 
 
 def _mode(config: Mapping[str, Any]) -> str | None:

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,21 +82,30 @@ def _refuse_replacing(path: Path, overwrite: bool) -> None:
     """Raise ConfigError unless there is nothing at the path, or a checkpoint and nothing more that may be replaced."""
     if path.exists() and not path.is_dir():
         raise ConfigError("target is a file", f"save.path={path}", "name a folder")
-    entries = sorted(path.iterdir()) if path.exists() else []
+    entries = {entry.name for entry in path.iterdir()} if path.exists() else set()
     if not entries:
         return
     if not overwrite:
         raise ConfigError("folder exists", f"save.path={path}", "choose another path, or add save.overwrite=true")
     fix = "choose another path: only a checkpoint is ever replaced"
     names = manifest_names(path)
-    for entry in entries:
-        ours = entry.name in names if names is not None else CHECKPOINT_FILES.fullmatch(entry.name) is not None
-        if not ours or not entry.is_file():
-            raise ConfigError("folder holds more than a checkpoint", f"save.path={path} with {entry.name}", fix)
+    ours = {name for name in entries if CHECKPOINT_FILES.fullmatch(name)} if names is None else names
+    for other in _others(path, path, ours):
+        raise ConfigError("folder holds more than a checkpoint", f"save.path={path} with {other}", fix)
     if names is None and not ((path / "config.json").exists() and any(path.glob("*.safetensors"))):
         raise ConfigError("folder is no checkpoint", f"save.path={path}", fix)
     if not _is_writable(path):
         raise StorageError("permission denied", str(path), "only a folder that you may write to can be replaced")
+
+
+def _others(path: Path, folder: Path, names: Collection[str]) -> Iterator[str]:
+    """Yield what a folder in that at the path holds beside files of these names, and the folders of those."""
+    for entry in sorted(folder.iterdir()):
+        name = entry.relative_to(path).as_posix()
+        if entry.is_dir() and not entry.is_symlink() and any(own.startswith(f"{name}/") for own in names):
+            yield from _others(path, entry, names)
+        elif not (entry.is_file() and name in names):
+            yield name
 
 
 def _refuse_source(path: Path, files: Sequence[str]) -> None:
@@ -129,9 +138,9 @@ def _set_modes(files: Sequence[Path], target: Path) -> None:
     A file without a namesake gets no right that one of the old files withholds.
     """
     manifest = files[-1]
-    old = {file.name: file.stat().st_mode for file in target.iterdir()} if target.exists() else {}
+    old = {file.relative_to(target): file.stat().st_mode for file in target.rglob("*") if file.is_file()}
     mode = functools.reduce(operator.and_, old.values(), manifest.stat().st_mode)
     for file in files:
-        file.chmod(stat.S_IMODE(old.get(file.name, mode)))
+        file.chmod(stat.S_IMODE(old.get(file.relative_to(manifest.parent), mode)))
     if target.exists():
         shutil.copymode(target, manifest.parent)
