@@ -76,6 +76,7 @@ def test_what_the_undisturbed_run_writes(words: tuple[str, ...], forked: Fork, t
     counts = {"rows": 59, "tokens": sum(SIZES[n] + 2 for n in kept), "truncated": 0, "rejected": 1}
     assert {name: receipt["counts"][name] for name in counts} == counts
     assert len(receipt["checkpoint"]["digests"]["model.safetensors"]) == 64
+    assert receipt["config"]["input"]["on_error"] == "skip"
 
 
 def test_killed_before_each_change_of_a_file(
@@ -112,12 +113,12 @@ def test_killed_at_random_instants(
         _clear(tmp_path)
 
 
-def _interrupt(words: tuple[str, ...], forked: Fork, tmp_path: Path) -> Path:
+def _interrupt(words: tuple[str, ...], forked: Fork, tmp_path: Path, parts: int = 4) -> Path:
     """Leave a run with some parts done."""
     for number in range(100):
         forked(*words, kill_at=number)
         ledger = _ledger(tmp_path)
-        if ledger.is_file() and ledger.read_bytes().count(b"\n") > 4:
+        if ledger.is_file() and ledger.read_bytes().count(b"\n") > parts:
             return ledger.parent
     raise AssertionError("no part was written")
 
@@ -144,6 +145,44 @@ def test_another_command_does_not_go_on(
     ended = forked(*words)
     assert ended.code == 0
     assert "resuming behind" in ended.err
+
+
+def test_a_run_that_stopped_at_a_bad_row_goes_on_and_skips_it(
+    words: tuple[str, ...], whole: dict[str, tuple[str, str]], forked: Fork, tmp_path: Path
+) -> None:
+    stopped = forked(*words, "input.on_error=stop")
+    assert stopped.code == 4
+    assert "row 31" in stopped.error
+    assert "input.on_error=skip" in stopped.error
+    ended = forked(*words)
+    assert ended.code == 0
+    assert "resuming behind" in ended.err
+    assert snapshot(tmp_path / "out") == whole
+
+
+def test_a_run_that_skipped_a_row_does_not_go_on_as_if_it_had_not(
+    words: tuple[str, ...], forked: Fork, tmp_path: Path
+) -> None:
+    _interrupt(words, forked, tmp_path, parts=6)
+    before = snapshot(tmp_path / "out")
+    refused = forked(*words, "input.on_error=stop")
+    assert refused.code == 2
+    assert "left rows out" in refused.error
+    assert snapshot(tmp_path / "out") == before
+
+
+def test_a_run_that_kept_no_part_stands_in_nobodys_way(words: tuple[str, ...], forked: Fork, tmp_path: Path) -> None:
+    assert forked(*words, "task.max_tokens=3", "input.on_error=stop").code == 4
+    assert snapshot(tmp_path / "out") == {}
+    # A killed one leaves its identity, and what it had written of its first part.
+    _interrupt(words, forked, tmp_path)
+    ledger = _ledger(tmp_path)
+    ledger.write_bytes(ledger.read_bytes().splitlines(keepends=True)[0])
+    ended = forked(*words, "task.pooling=max")
+    assert ended.code == 0
+    assert "resuming" not in ended.err
+    assert pq.read_metadata(tmp_path / "out/vectors.parquet").num_rows == ROWS - 1
+    assert not ledger.parent.exists()
 
 
 @pytest.mark.parametrize("kind", ["a row that was done", "a row less", "a row more"])

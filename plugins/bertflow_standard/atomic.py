@@ -120,7 +120,7 @@ def _locked(target: Path) -> Iterator[None]:
             except BlockingIOError as error:
                 fix = "wait until it is done, or choose another path"
                 raise StorageError("locked: another run is saving there", str(target), fix) from error
-            if not _is_at(path, file.fileno()):
+            if not is_at(path, file.fileno()):
                 continue  # Its last holder removed it between the two steps.
             try:
                 yield
@@ -129,7 +129,8 @@ def _locked(target: Path) -> Iterator[None]:
             return
 
 
-def _is_at(path: Path, handle: int) -> bool:
+def is_at(path: Path, handle: int) -> bool:
+    """Whether the open file still lies at the path."""
     try:
         return os.path.samestat(path.stat(), os.fstat(handle))
     except FileNotFoundError:

@@ -1,8 +1,9 @@
 """The parts of a stream on disk, so that an interrupted run goes on where it was and ends in the same bytes.
 
 Beside the target `NAME` stands the folder `.NAME.bertflow-parts`: a file a part, and a ledger of one JSON line each.
-Line 0 is the identity of the run. A part counts once its line is written whole, and the line is written when its file
-is on the disk. The last line says which finished files go where; then the folder is removed.
+Line 0 is the identity of the run; until a part is done another run may take its place. A part counts once its line is
+written whole, and the line is written when its file is on the disk. The last line says which finished files go where;
+then the folder is removed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 from bertflow.errors import ConfigError, StorageError
 from bertflow.hookspecs import Part
 from bertflow.redaction import redact
+from bertflow_standard.atomic import is_at
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -79,15 +81,15 @@ class Ledger:
 
     def __init__(self, target: Path, identity: Mapping[str, Any]) -> None:
         self.target, self.folder = target, parts_folder(target)
-        self.folder.mkdir(exist_ok=True)
         self._file = self._lock()
+        lines = _lines(self.folder / LEDGER)
+        self.moves: dict[str, str] = lines[-1].get("moves", {}) if lines else {}
+        self.parts = [line for line in lines[1:] if "number" in line]
         try:
-            lines = _lines(self.folder / LEDGER)
-            identity = json.loads(_line(identity))
-            if lines:
-                _refuse_another(lines[0], identity, self.folder)
-            self.moves: dict[str, str] = lines[-1].get("moves", {}) if lines else {}
-            self.parts = [line for line in lines[1:] if "number" in line]
+            if self.parts:
+                _refuse_another(lines[0], json.loads(_line(identity)), self.folder)
+            else:
+                lines = []
             self._file.truncate(sum(len(_line(line)) for line in lines))
             self._file.seek(0, os.SEEK_END)
             if not lines:
@@ -98,17 +100,21 @@ class Ledger:
             raise
 
     def _lock(self) -> IO[bytes]:
-        file = (self.folder / LEDGER).open("ab")
-        with contextlib.suppress(ImportError):
-            import fcntl
+        while True:
+            self.folder.mkdir(exist_ok=True)
+            file = (self.folder / LEDGER).open("ab")
+            with contextlib.suppress(ImportError):
+                import fcntl
 
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                file.close()
-                fix = "wait for it, or choose another path"
-                raise StorageError("another run is writing there", str(self.target), fix) from error
-        return file
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    file.close()
+                    fix = "wait for it, or choose another path"
+                    raise StorageError("another run is writing there", str(self.target), fix) from error
+            if is_at(self.folder / LEDGER, file.fileno()):
+                return file
+            file.close()  # Its last holder removed it between the two steps.
 
     @property
     def done(self) -> list[Part]:
@@ -192,7 +198,9 @@ class Ledger:
         shutil.rmtree(self.folder)
 
     def close(self) -> None:
-        """Let the lock go."""
+        """Let the lock go; what holds no part is of no use to anybody, and is removed."""
+        if not self.parts:
+            shutil.rmtree(self.folder, ignore_errors=True)
         self._file.close()
 
 

@@ -7,10 +7,8 @@ is read again, compared by its digest, and not computed again.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
-import importlib.metadata
 import itertools
 import time
 from collections import Counter
@@ -20,22 +18,17 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from bertflow.defaults import Collected
-from bertflow.errors import InputError
+from bertflow.errors import ConfigError, InputError
 from bertflow.flow import Flow
 from bertflow.hookspecs import Part, Row, Sink
+from bertflow_standard.identity import facts, identity
 from bertflow_standard.overflow import Fitter
 from bertflow_standard.process import peak_memory
 from bertflow_standard.progress import Progress
 
 PART_ROWS = 1024
 USUAL_BATCH = 32
-PACKAGES = ("bertflow", "transformers", "torch", "tokenizers", "numpy")
-
-# What the config says beyond what decides the numbers: how a result is shown, and where it goes.
-APART = {"output", "save", "extension", "debug"}
 
 Column = Sequence[Any]
 
@@ -91,16 +84,17 @@ def stream(
     Raises:
         InputError: there is no row; or one that the model cannot take, and `input.on_error` is not `skip`.
     """
-    identity = identify(flow) | {"settled": settled}
+    known = facts(flow, settled)
     clock = dict.fromkeys(("tokenizing", "forward", "writing"), 0.0)
-    sink: Sink = flow.call("open_output", identity=identity)
+    sink: Sink = flow.call("open_output", identity=identity(known))
     progress = Progress(flow)
     try:
+        _refuse_rejects(flow, sink.done)
         encode = functools.partial(_encode, flow, fitter, fields)
         works = _works(flow, prepare(flow.rows()), sink.done, encode, clock, progress)
         counts = _pump(flow, sink, works, compute, clock, progress)
         summary = _summary(counts, clock, progress)
-        written = dict(sink.finish({**identity, "counts": counts}))
+        written = dict(sink.finish({**known, "counts": counts}))
     finally:
         progress.close()
         sink.close()
@@ -110,21 +104,17 @@ def stream(
     return columns, summary, written
 
 
-def identify(flow: Flow) -> dict[str, Any]:
-    """Return what decides the numbers of a run, as JSON has it: config, checkpoint, versions, what they run on."""
-    config: Any = OmegaConf.to_container(flow.config, resolve=True)
-    versions = {}
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    weights = flow.weights()
-    return {
-        "config": {group: part for group, part in config.items() if group not in APART},
-        "checkpoint": {"source": weights.source, "digests": dict(weights.digests)},
-        "input": dict(flow.call("describe_input")) if flow.source != "rows" else {},
-        "versions": versions,
-        "runtime": dict(flow.call("describe_runtime")),
-    }
+def _refuse_rejects(flow: Flow, done: Iterable[Part]) -> None:
+    """Raise ConfigError where the interrupted run skipped rows and this one would stop at them."""
+    rejected = sum(part.counts["rejected"] for part in done)
+    if rejected and not _skips(flow):
+        fix = "add input.on_error=skip, or remove what that run has kept and start anew"
+        raise ConfigError("the interrupted run left rows out", f"{rejected} of them, with input.on_error=skip", fix)
+
+
+def _skips(flow: Flow) -> bool:
+    policy = getattr(flow.settings["input"], "on_error", None)
+    return policy is not None and policy.value == "skip"
 
 
 def _pump(
@@ -262,10 +252,10 @@ def _tokenize(flow: Flow, fitter: Fitter, name: str, rows: Sequence[Row], first:
 def _reject(flow: Flow, row: Row, number: int, error: InputError) -> dict[str, Any]:
     """Return what the rejects say of a bad row; raise its error unless `input.on_error` is `skip`."""
     file, line = row.get("place") or (None, None)
-    policy = getattr(flow.settings["input"], "on_error", None)
-    if policy is None or policy.value != "skip":
+    if not _skips(flow):
         where = f"{error.where} ({file}, line {line})" if file else error.where
-        raise InputError(error.what, where, error.fix) from error
+        fix = f"{error.fix}, or add input.on_error=skip" if hasattr(flow.settings["input"], "on_error") else error.fix
+        raise InputError(error.what, where, fix) from error
     return {"row": number, "file": file, "line": line, "id": row.get("id"), "reason": f"{error.what}: {error.where}"}
 
 
