@@ -152,8 +152,9 @@ def test_a_saved_checkpoint_is_verified_whole(bertflow: Command, tmp_path: Path)
     assert {row["file"]: row["verdict"] for row in rows if row["verdict"] != "verified"} == {
         "README.md": "not compared"
     }
-    for row in rows[1:]:
-        assert row["sha256"] == hashlib.sha256((folder / row["file"]).read_bytes()).hexdigest()
+    for row in rows:
+        if row["verdict"] == "verified":
+            assert row["sha256"] == hashlib.sha256((folder / row["file"]).read_bytes()).hexdigest()
     shutil.copy(folder / "vocab.txt", folder / "special_tokens_map.json")
     refused = bertflow(*words)
     assert refused.code == 3

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +24,9 @@ from bertflow_standard.transformers_model import TransformersModel
 ATTENTION = "bertflow_packed"
 LEAST_TOKENS = 256
 """Of a packed row that a thread takes alone: a product of fewer is left to all threads."""
+
+SLACK = 1.1
+"""Packed rows are planned for so much more than their tokens, since whole rows do not fill them."""
 
 PRIMITIVES = 64
 """Products that oneDNN keeps compiled: each packed row is of a size of its own, and 1,024, its default, took 300 MB."""
@@ -100,7 +104,7 @@ class Packed:
         threads = torch.get_num_threads() if self.device == "cpu" else 1
         if sum(lengths) < threads * LEAST_TOKENS:
             threads = 1
-        packs = list(_packs(lengths, min(budget, -(-sum(lengths) // threads))))
+        packs = list(_packs(lengths, budget, threads))
         if 1 < threads <= len(packs):
             _on_threads(compute, packs, threads)
         else:
@@ -168,20 +172,25 @@ def _sample(model: TransformersModel) -> Iterator[Row]:
         yield {"input_ids": ids.tolist(), "attention_mask": [1] * len(ids)}
 
 
-def _packs(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Yield the places of the rows of each packed row.
+def _packs(lengths: Sequence[int], budget: int, threads: int) -> Iterator[list[int]]:
+    """Yield the places of the rows of each packed row, of up to `budget` tokens.
 
     Sorted by length, so that equal lengths meet; the longest first, whose attention takes longest, so that no thread
-    is left alone with it at the end.
+    is left alone with it at the end. They are of one size, and so many that each thread has as many.
     """
+    total = sum(lengths)
+    rounds = math.ceil(total * SLACK / (budget * threads))
+    share = total / (rounds * threads)
     pack: list[int] = []
-    tokens = 0
+    packs = tokens = before = 0
     for place in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
-        if pack and tokens + lengths[place] > budget:
+        length = lengths[place]
+        if pack and (tokens + length > budget or before + length / 2 > share * (packs + 1)):
             yield pack
-            pack, tokens = [], 0
+            pack, packs, tokens = [], packs + 1, 0
         pack.append(place)
-        tokens += lengths[place]
+        tokens += length
+        before += length
     if pack:
         yield pack
 
