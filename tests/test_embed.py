@@ -212,6 +212,7 @@ def _edit(folder: Path, name: str, change: Any) -> None:
             "Dense",
         ),
         ("modules.json", lambda stages: [stages[0], {**stages[1], "path": "../elsewhere"}], "leads outside"),
+        ("modules.json", lambda stages: [stages[0], {**stages[1], "path": ".."}], "leads outside"),
         ("modules.json", lambda _: {}, "no stages"),
         ("1_Pooling/config.json", lambda config: {**config, "pooling_mode_mean_tokens": False}, "pooling"),
         ("1_Pooling/config.json", lambda _: [], "not a JSON object"),

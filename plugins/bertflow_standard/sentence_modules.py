@@ -112,7 +112,7 @@ def _kind(stage: Mapping[str, Any]) -> str:
 def _config(folder: Path, stage: Mapping[str, Any]) -> Path:
     """Return the file with the stage's config."""
     name = str(stage.get("path", ""))
-    if not name or Path(name).name != name:
+    if name in ("", "..") or Path(name).name != name:
         where = f"{folder / MODULES}: {name or 'no path'}"
         raise CheckpointError("module leads outside the checkpoint", where, "its path must be a folder in it")
     path = folder / name / "config.json"
