@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,21 @@ def test_what_was_committed_is_loaded_again(
     assert TOKEN not in run.out + run.err
     assert not any(TOKEN.encode() in content for content in repo.files().values())
     assert os.listdir(tmp_path / "temporary") == []
+
+
+def test_an_embedder_comes_back_as_one(bertflow: Command, my_hub: Hub, minilm: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(minilm, source)
+    (source / "1_Pooling").rename(source / "stage")
+    (source / "modules.json").write_text((source / "modules.json").read_text().replace("1_Pooling", "stage"))
+    assert bertflow("model=auto", f"model.checkpoint={source}", *WORDS[2:]).code == 0
+    assert "stage/config.json" in my_hub.repos["me/tiny"].files()
+    words = ("task=embed", "model=auto")
+    expected, found = (
+        package.run(*words, f"model.checkpoint={name}", rows=["Hello!", "Cool"]).outputs["embedding"]
+        for name in (minilm, "me/tiny")
+    )
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_a_commit_replaces_the_checkpoint_and_nothing_else(bertflow: Command, my_hub: Hub, minilm: Path) -> None:

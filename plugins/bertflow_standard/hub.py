@@ -63,7 +63,10 @@ def _wanted(repo: str, files: list[str]) -> list[str]:
     if "config.json" not in top:
         raise CheckpointError("repository has no config.json", repo, "choose a repository or revision with one")
     small = [name for name in top if name.endswith((".json", ".txt", ".model")) or name == "README.md"]
-    return [*small, *(name for name in files if re.fullmatch("[^/]*Pooling/config.json", name)), *(single or shards)]
+    stages = [
+        name for name in files if re.fullmatch("[^/]+/config.json", name)
+    ]  # Of a sentence-transformers checkpoint.
+    return [*small, *stages, *(single or shards)]
 
 
 def explain(error: Exception, repo: str, revision: str | None) -> BertflowError:
