@@ -63,9 +63,8 @@ def _wanted(repo: str, files: list[str]) -> list[str]:
     if "config.json" not in top:
         raise CheckpointError("repository has no config.json", repo, "choose a repository or revision with one")
     small = [name for name in top if name.endswith((".json", ".txt", ".model")) or name == "README.md"]
-    stages = [
-        name for name in files if re.fullmatch("[^/]+/config.json", name)
-    ]  # Of a sentence-transformers checkpoint.
+    # The stages of a sentence-transformers checkpoint have folders of their own.
+    stages = [name for name in files if re.fullmatch(r"[^/]+/config\.json", name)]
     return [*small, *stages, *(single or shards)]
 
 
